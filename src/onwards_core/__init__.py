@@ -1,0 +1,77 @@
+"""The decisions of an LLM gateway, without any I/O.
+
+Give a `Gateway` a compiled config and each client request; carry out the actions that its `Exchange` asks for. It
+reads no clock, opens no socket and needs no particular event loop.
+"""
+
+from onwards_core._actions import Action, CollectBody, Respond, SendUpstream, StreamThrough, Transform
+from onwards_core._config import (
+    AuthConfig,
+    ConcurrencyLimit,
+    Config,
+    ConfigError,
+    FallbackConfig,
+    KeyDefinition,
+    PoolConfig,
+    ProviderConfig,
+    RateLimit,
+    Secret,
+    Strategy,
+    TargetConfig,
+    Url,
+    load_config,
+)
+from onwards_core._errors import error
+from onwards_core._events import (
+    BodyCollected,
+    Event,
+    FailureReason,
+    Headers,
+    Request,
+    UpstreamFailed,
+    UpstreamResponded,
+)
+from onwards_core._exchange import Exchange, Gateway
+from onwards_core._record import Attempt, Outcome, Record
+from onwards_core._schema import json_schema
+from onwards_core._snapshot import Pool, Provider, Snapshot
+
+__all__ = [
+    "Action",
+    "Attempt",
+    "AuthConfig",
+    "BodyCollected",
+    "CollectBody",
+    "ConcurrencyLimit",
+    "Config",
+    "ConfigError",
+    "Event",
+    "Exchange",
+    "FailureReason",
+    "FallbackConfig",
+    "Gateway",
+    "Headers",
+    "KeyDefinition",
+    "Outcome",
+    "Pool",
+    "PoolConfig",
+    "Provider",
+    "ProviderConfig",
+    "RateLimit",
+    "Record",
+    "Request",
+    "Respond",
+    "Secret",
+    "SendUpstream",
+    "Snapshot",
+    "Strategy",
+    "StreamThrough",
+    "TargetConfig",
+    "Transform",
+    "UpstreamFailed",
+    "UpstreamResponded",
+    "Url",
+    "error",
+    "json_schema",
+    "load_config",
+]

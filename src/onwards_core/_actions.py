@@ -1,0 +1,80 @@
+"""What comes out of an `Exchange`: what its driver has to do next.
+
+A closed union of frozen classes. Nothing may reach the client before `StreamThrough` or `Respond`; after one
+of them there is no fallback any more.
+"""
+
+from typing import Protocol, TypeAlias
+
+import attrs
+
+from onwards_core._events import Headers
+from onwards_core._snapshot import Provider
+
+
+class Transform(Protocol):
+    """Looks into an answer's body on its way to the client.
+
+    Call `feed` for each piece that arrived, then either `finish` (the body ended properly) or `abort` (it
+    broke off, or `failed` became true), once. Each returns the bytes to send now.
+    """
+
+    failed: bool
+    """True once the body can't be passed on any further: call `abort`, then break off."""
+
+    def feed(self, data: bytes) -> bytes: ...
+
+    def finish(self) -> bytes: ...
+
+    def abort(self) -> bytes: ...
+
+
+@attrs.frozen
+class SendUpstream:
+    """Send this request to the provider; answer with `UpstreamResponded` or `UpstreamFailed`.
+
+    A response that is still open from an earlier attempt is to be discarded first.
+    """
+
+    provider: Provider
+    method: str
+    target: bytes
+    """Path and query, ready for the request line."""
+    headers: Headers = attrs.field(repr=False)
+    """Complete, `host` and `content-length` included."""
+    body: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
+class CollectBody:
+    """Read the open response's body to its end; answer with `BodyCollected` or `UpstreamFailed`."""
+
+    limit: int
+    """In bytes; a longer body is `UpstreamFailed("too_large")`."""
+
+
+@attrs.frozen
+class StreamThrough:
+    """Pass the open response on: this head, then its body as it arrives, through `transform` if there is one.
+
+    When the body breaks off, or the transform fails, the client's connection is closed so that the answer
+    does not look complete.
+    """
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    """Without framing: `content-length` only where the body passes unchanged."""
+    transform: Transform | None
+
+
+@attrs.frozen
+class Respond:
+    """Send this whole answer; an open response is to be discarded."""
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    """Without `content-length`, which follows from the body."""
+    body: bytes
+
+
+Action: TypeAlias = SendUpstream | CollectBody | StreamThrough | Respond

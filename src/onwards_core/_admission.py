@@ -1,0 +1,86 @@
+"""The checks that a request has to pass before any provider is tried, in the order of their answers."""
+
+import math
+
+import attrs
+
+from onwards_core._actions import Respond
+from onwards_core._body import Body, parse_body
+from onwards_core._errors import error
+from onwards_core._events import Request
+from onwards_core._keys import token_from
+from onwards_core._ledger import Ledger, Permit, Refusal
+from onwards_core._models import models_response
+from onwards_core._record import Record
+from onwards_core._request import safe_target
+from onwards_core._snapshot import Pool, Snapshot
+
+
+@attrs.frozen(eq=False)
+class Admission:
+    """A request that may go to its pool's providers."""
+
+    pool: Pool
+    body: Body | None = attrs.field(repr=False)
+    """None where a header named the alias: the body was not looked at."""
+    permit: Permit
+    """For key and pool."""
+
+
+def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, now: float) -> Admission | Respond:
+    """Admit a request, noting in `record` what it turned out to be; or the answer that it gets instead."""
+    if not safe_target(request.target):
+        return error("bad_request", "The request target is not a plain absolute path.")
+    # Of a field that is repeated the last one counts. All that matter here are removed before a provider sees them.
+    fields = dict(request.headers)
+    token = token_from(fields)
+    digest = snapshot.hasher.token(token) if token is not None else None
+
+    if listing := models_response(snapshot, request.method, record.path, digest):
+        return listing
+
+    body: Body | None = None
+    override = fields.get(b"model-override")
+    if override is not None:
+        alias = override.decode("utf-8", "replace")
+    else:
+        parsed = parse_body(request)
+        if isinstance(parsed, str):
+            return error("bad_request", parsed, param="model")
+        if parsed.model is None:
+            return error("bad_request", "Name a model: a string 'model' in the request body.", param="model")
+        body, alias = parsed, parsed.model
+
+    pool = snapshot.pools.get(alias)
+    if pool is None:
+        return error("model_not_found", param="model")
+    record.alias = alias
+
+    if not pool.opens(digest):
+        if digest is None:
+            return error("unauthenticated", headers=[(b"www-authenticate", b"Bearer")])
+        return error("forbidden")
+    if not pool.providers:
+        return error("service_unavailable")
+
+    limits = [pool.limit]
+    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
+    if key_limits is not None:
+        record.key = key_limits.name
+        limits.append(key_limits.limit)
+    permit = ledger.acquire(limits, now)
+    if isinstance(permit, Refusal):
+        return refused(permit)
+    return Admission(pool, body, permit)
+
+
+def refused(refusal: Refusal) -> Respond:
+    """The answer for a limit that is reached. The header in milliseconds is for the `openai` clients."""
+    milliseconds = max(1, math.ceil(refusal.retry_after * 1000))
+    return error(
+        refusal.code,
+        headers=[
+            (b"retry-after", b"%d" % math.ceil(milliseconds / 1000)),
+            (b"retry-after-ms", b"%d" % milliseconds),
+        ],
+    )

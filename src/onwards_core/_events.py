@@ -1,0 +1,63 @@
+"""What goes into an `Exchange`: what became of the action that it asked for last.
+
+A closed union of frozen classes: drivers construct them, the exchange matches on them.
+"""
+
+from typing import Literal, TypeAlias
+
+import attrs
+
+Headers: TypeAlias = list[tuple[bytes, bytes]]
+"""Header fields in the order received; names in lower case, values without outer white space."""
+
+FailureReason: TypeAlias = Literal["connect", "timeout", "reset", "protocol", "too_large"]
+"""Why there is no (complete) answer.
+
+`connect`: no connection could be made, TLS included. `timeout`: a deadline passed. `reset`: the provider
+closed or reset the connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over
+its limit.
+"""
+
+
+@attrs.frozen
+class Request:
+    """One client request, read completely."""
+
+    method: str
+    target: bytes
+    """Path and query as they stood in the request line."""
+    headers: Headers
+    body: bytes = attrs.field(default=b"", repr=False)
+    scheme: str = "http"
+    """What the client spoke to us: `http` or `https`."""
+    received: float = 0.0
+    """When it came, in seconds of Unix time."""
+
+    def __repr__(self) -> str:
+        # Header values hold clients' keys: they stay out of logs and tracebacks.
+        return f"<Request {self.method} with {len(self.headers)} headers and {len(self.body)} bytes>"
+
+
+@attrs.frozen
+class UpstreamResponded:
+    """Answer to `SendUpstream`: the provider's response head has arrived; its body is still unread."""
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+
+
+@attrs.frozen
+class UpstreamFailed:
+    """Answer to `SendUpstream` or `CollectBody`: there is no response, or its body did not end properly."""
+
+    reason: FailureReason
+
+
+@attrs.frozen
+class BodyCollected:
+    """Answer to `CollectBody`: the whole body, at most as long as the action's limit."""
+
+    body: bytes = attrs.field(repr=False)
+
+
+Event: TypeAlias = UpstreamResponded | UpstreamFailed | BodyCollected

@@ -1,0 +1,53 @@
+"""Which provider is tried when, and after which failures. Pure functions and a frozen policy."""
+
+from collections.abc import Iterable, Iterator, Sequence
+from random import Random
+
+import attrs
+
+from onwards_core._config import Strategy
+
+
+def matching_statuses(patterns: Iterable[int]) -> frozenset[int]:
+    """The statuses that patterns stand for: `5` all of 500 to 599, `50` all of 500 to 509, `503` itself."""
+    wanted = {str(pattern) for pattern in patterns}
+    return frozenset(status for status in range(100, 600) if wanted.intersection((f"{status // 100}", f"{status // 10}", f"{status}")))
+
+
+@attrs.frozen
+class FallbackPolicy:
+    """When an attempt's failure is hidden from the client by another attempt."""
+
+    enabled: bool = False
+    statuses: frozenset[int] = frozenset()
+    on_rate_limit: bool = False
+    """Also when a provider is at its own limit, which is ours and not the provider's word."""
+
+    @classmethod
+    def of(cls, enabled: bool, on_status: Iterable[int], on_rate_limit: bool) -> "FallbackPolicy":
+        """A policy that is not enabled never falls back, whatever else it says."""
+        return cls(True, matching_statuses(on_status), on_rate_limit) if enabled else cls()
+
+
+def provider_order(weights: Sequence[int], strategy: Strategy, random: Random) -> Iterator[int]:
+    """Indices of providers, each once, in the order in which to try them.
+
+    `priority` is the order as written. `weighted_random` draws without replacement, in proportion to the weights of
+    those that are left; providers of weight 0 follow at the end as written. Lazy: most exchanges need only the first.
+    """
+    if strategy is Strategy.PRIORITY:
+        yield from range(len(weights))
+        return
+    left = [index for index, weight in enumerate(weights) if weight]
+    while left:
+        yield left.pop(_draw([weights[index] for index in left], random))
+    yield from (index for index, weight in enumerate(weights) if not weight)
+
+
+def _draw(weights: Sequence[int], random: Random) -> int:
+    point = random.random() * sum(weights)
+    for index, weight in enumerate(weights):
+        point -= weight
+        if point < 0:
+            return index
+    return len(weights) - 1  # only when rounding put the point on the very end

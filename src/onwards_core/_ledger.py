@@ -1,0 +1,119 @@
+"""What is spent and held: rate tokens and permits, by identity.
+
+The ledger knows no config: every check brings its limits along. So counters outlive a reload, and a new limit counts
+what was already under way.
+
+Rates follow the generic cell rate algorithm (GCRA): the state of a limiter is one number, its theoretical
+arrival time (TAT), the moment at which its bucket will be full again. A request is let through if the bucket holds a
+token now, and pushes the TAT on by one token's interval. Times are whole nanoseconds: sums of floats drift.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import Literal, TypeAlias
+
+import attrs
+
+_SECOND = 1_000_000_000
+
+RefusalCode: TypeAlias = Literal["rate_limit", "concurrency_limit_exceeded"]
+
+
+@attrs.frozen
+class Rate:
+    """At most `burst` requests at once, and one more each `interval`."""
+
+    interval: int
+    """Nanoseconds per token."""
+    burst: int
+
+    @classmethod
+    def per_second(cls, rate: float, burst: int | None = None) -> "Rate":
+        """`burst` defaults to the rate, rounded up. The interval is rounded up: never faster than asked for."""
+        return cls(interval=max(1, math.ceil(_SECOND / rate)), burst=burst or max(1, math.ceil(rate)))
+
+
+@attrs.frozen
+class Limit:
+    """The limits of one key, pool or provider."""
+
+    identity: str = attrs.field(repr=False)
+    """Whose they are. The same identity means the same counters, also after a reload."""
+    rate: Rate | None = None
+    permits: int | None = None
+    """How many exchanges may be under way at once."""
+
+
+@attrs.frozen
+class Refusal:
+    """A limit does not allow the request now."""
+
+    code: RefusalCode
+    retry_after: float
+    """Seconds until it is worth another try."""
+
+
+class Permit:
+    """The permits of one admission or attempt. Give them back with `release`, which may be called again."""
+
+    __slots__ = ("_held", "_identities")
+
+    def __init__(self, held: dict[str, int], identities: list[str]) -> None:
+        self._held = held
+        self._identities = identities
+
+    def release(self) -> None:
+        identities, self._identities = self._identities, []
+        for identity in identities:
+            left = self._held[identity] - 1
+            if left:
+                self._held[identity] = left
+            else:
+                del self._held[identity]
+
+
+class Ledger:
+    """Call `acquire`, and `release` on what it gives; `prune` now and then."""
+
+    # When a permit may come back nobody knows: clients are told to try again after this many seconds.
+    _CONCURRENCY_RETRY = 1.0
+
+    def __init__(self) -> None:
+        # A limiter whose parameters change starts anew, hence they are part of its identity here.
+        self._full_at: dict[tuple[str, Rate], int] = {}
+        self._held: dict[str, int] = {}
+
+    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
+        """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
+        at = int(now * _SECOND)
+        wait = 0
+        for limit in limits:
+            rate = limit.rate
+            if rate is not None:
+                full_at = self._full_at.get((limit.identity, rate), at)
+                wait = max(wait, full_at - at - (rate.burst - 1) * rate.interval)
+        if wait > 0:
+            return Refusal("rate_limit", wait / _SECOND)
+        for limit in limits:
+            if limit.permits is not None and self._held.get(limit.identity, 0) >= limit.permits:
+                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
+
+        identities = []
+        for limit in limits:
+            identity = limit.identity
+            identities.append(identity)
+            # Counted whether or not there is a limit: one that a reload adds then knows what is under way.
+            self._held[identity] = self._held.get(identity, 0) + 1
+            rate = limit.rate
+            if rate is not None:
+                self._full_at[identity, rate] = max(self._full_at.get((identity, rate), at), at) + rate.interval
+        return Permit(self._held, identities)
+
+    def permits_out(self, identity: str | None = None) -> int:
+        """How many permits are held, of one identity or in all."""
+        return sum(self._held.values()) if identity is None else self._held.get(identity, 0)
+
+    def prune(self, now: float) -> None:
+        """Forget the limiters whose buckets are full again: they are as good as new."""
+        at = int(now * _SECOND)
+        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > at}

@@ -1,0 +1,44 @@
+"""What happened in one exchange. Metrics and logs read it; nothing in it is secret."""
+
+from typing import Literal, TypeAlias
+
+import attrs
+
+Outcome: TypeAlias = Literal["ok", "broken", "client_gone"]
+
+
+@attrs.define
+class Attempt:
+    """One try at a provider. Times are those of the driver's monotonic clock, in seconds."""
+
+    provider: str
+    """Its label."""
+    started: float
+    ended: float | None = None
+    """When the response head, or the failure, was there."""
+    outcome: str | None = None
+    """`ok`, `status_503` (any status from 400 on), `refused_locally`, or a `FailureReason`."""
+
+
+@attrs.define
+class Record:
+    """One request and its answer. The core fills the first part, the transport the second."""
+
+    method: str
+    path: bytes
+    started: float
+    alias: str | None = None
+    """None until the request named an alias that exists."""
+    key: str | None = None
+    """The name of the key's definition, if it has one."""
+    attempts: list[Attempt] = attrs.field(factory=list)
+    status: int | None = None
+    """None as long as there is no answer."""
+
+    first_byte: float | None = None
+    """When the first byte of the answer left."""
+    ended: float | None = None
+    bytes_sent: int = 0
+    """Of the body."""
+    outcome: Outcome | None = None
+    """`ok`: whole, errors included; `broken`: cut off; `client_gone`: the client did not wait for it."""

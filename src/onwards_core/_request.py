@@ -1,0 +1,99 @@
+"""What becomes of a client's request on its way to a provider: URL and headers. The body is `_body`'s."""
+
+from functools import lru_cache
+from urllib.parse import unquote_to_bytes
+
+from onwards_core._events import Headers, Request
+from onwards_core._snapshot import Provider
+
+_HOP_BY_HOP = frozenset(
+    (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-connection")
+)
+_CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
+# Set anew for the provider, or addressed to us.
+_OURS = frozenset((b"host", b"content-length", b"expect", b"model-override"))
+# What a browser says about its user's page, and what other proxies said about the client.
+_PRIVATE = frozenset((b"origin", b"referer", b"forwarded"))
+_PRIVATE_PREFIXES = (b"proxy-", b"sec-fetch-", b"sec-ch-ua", b"if-", b"x-forwarded-")
+
+_DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
+
+_WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
+
+
+def safe_target(target: bytes) -> bool:
+    """Whether a request target is an absolute path that stays below any base it is appended to.
+
+    Providers differ in how they undo escapes, so a segment that could become `.` or `..` for any of them, however
+    often it is escaped and whichever slash or `;parameter` follows it, is not safe.
+    """
+    path = target.partition(b"?")[0]
+    if not path.startswith(b"/") or b"#" in target or any(byte <= 0x20 or byte == 0x7F for byte in target):
+        return False
+    if b"%" not in path and b"/." not in path and b"\\" not in path:
+        return True
+    while (decoded := unquote_to_bytes(path)) != path:
+        path = decoded
+    segments = path.replace(b"\\", b"/").split(b"/")
+    return all(segment.partition(b";")[0] not in (b".", b"..") for segment in segments)
+
+
+def upstream_target(base: bytes, target: bytes) -> bytes:
+    """The request target below a provider's base path (no trailing slash), which is not repeated.
+
+    Plain concatenation: nothing is resolved, so nothing in `target` can lead elsewhere.
+    """
+    path = target.partition(b"?")[0]
+    if base and (path == base or path.startswith(base + b"/")):
+        return target
+    return base + target
+
+
+@lru_cache(maxsize=1024)
+def _passes(name: bytes) -> bool:
+    """Whether a client's field goes through. Cached: clients send the same few names over and over."""
+    return name not in _DROPPED and not name.startswith(_PRIVATE_PREFIXES)
+
+
+def upstream_headers(request: Request, provider: Provider, body: bytes, *, identity_encoding: bool) -> Headers:
+    """The provider's request headers, complete. `identity_encoding`: ask for an answer that is not compressed."""
+    named = _named_by_connection(request.headers)
+    headers = [(b"host", provider.authority)]
+    headers += [
+        (name, value)
+        for name, value in request.headers
+        if _passes(name) and name != provider.auth_header and name not in named
+    ]
+    if identity_encoding:
+        headers = [field for field in headers if field[0] != b"accept-encoding"]
+        headers.append((b"accept-encoding", b"identity"))
+    if provider.credential is not None:
+        headers.append((provider.auth_header, provider.credential))
+    headers.append((b"x-forwarded-proto", request.scheme.encode("ascii")))
+    if body or request.method in _WITH_BODY:
+        headers.append((b"content-length", b"%d" % len(body)))
+    return headers
+
+
+def client_headers(
+    headers: Headers, provider: Provider, *, drop: frozenset[bytes] = frozenset(), content_type: bytes | None = None
+) -> Headers:
+    """A provider's response headers for the client: less hop-by-hop ones and `drop`, plus what the config sets.
+
+    `content_type`: that of a body which is not the provider's own.
+    """
+    named = _named_by_connection(headers)
+    own = {} if content_type is None else {b"content-type": content_type}
+    added = {**own, **provider.response_headers}
+    return [
+        (name, value)
+        for name, value in headers
+        if name not in _HOP_BY_HOP and name not in drop and name not in added and name not in named
+    ] + list(added.items())
+
+
+def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+    values = [value for name, value in headers if name == b"connection"]
+    if not values:
+        return frozenset()
+    return frozenset(token.strip().lower() for token in b",".join(values).split(b","))

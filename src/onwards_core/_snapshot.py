@@ -1,0 +1,188 @@
+"""A config, compiled: what a request needs, looked up in constant time, with all inheritance resolved.
+
+A `Snapshot` is immutable; a reload makes a new one. Exchanges under way keep the one they began with.
+"""
+
+import hashlib
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+import attrs
+
+from onwards_core._config import (
+    ConcurrencyLimit,
+    Config,
+    FallbackConfig,
+    PoolConfig,
+    ProviderConfig,
+    RateLimit,
+    Secret,
+    Strategy,
+    TargetConfig,
+    Url,
+)
+from onwards_core._fallback import FallbackPolicy
+from onwards_core._keys import KeyHasher, KeyLimits, KeySet
+from onwards_core._ledger import Limit, Rate
+
+
+@attrs.frozen(eq=False)
+class Provider:
+    """One upstream service of a pool."""
+
+    label: str
+    """Names it in records and logs: its host, numbered where a pool has several on one host."""
+    url: Url
+    authority: bytes
+    """What the `host` field says."""
+    auth_header: bytes
+    """The field that carries our credential; a client's field of this name never goes through."""
+    credential: bytes | None = attrs.field(repr=False)
+    """That field's value; None: the provider wants none."""
+    model: str | None
+    """What `model` becomes in the request's body; None leaves it alone."""
+    limit: Limit
+    sanitize: bool
+    response_headers: Mapping[bytes, bytes] = attrs.field(repr=False)
+    """Set in each of its answers: the pool's, overridden by the provider's own."""
+    http2: bool
+    proxy: str | None = attrs.field(repr=False)
+    """The proxy's URL, which may hold credentials."""
+
+
+@attrs.frozen(eq=False)
+class Pool:
+    """An alias with its providers."""
+
+    alias: str
+    keys: KeySet | None
+    """Who may use it; None: everyone."""
+    limit: Limit
+    fallback: FallbackPolicy
+    strategy: Strategy
+    providers: tuple[Provider, ...]
+    weights: tuple[int, ...]
+    """Of the providers, in their order."""
+
+    def opens(self, digest: bytes | None) -> bool:
+        """Whether a caller with this key (None: without one) may use the pool."""
+        return self.keys is None or digest in self.keys
+
+
+@attrs.frozen(eq=False)
+class Snapshot:
+    """Everything that a `Gateway` needs to know."""
+
+    pools: Mapping[str, Pool]
+    key_limits: Mapping[bytes, KeyLimits] = attrs.field(repr=False)
+    """What key definitions say, by the key's digest."""
+    hasher: KeyHasher
+    created: int
+    """What the models list reports, in seconds of Unix time."""
+
+    @classmethod
+    def compile(cls, config: Config, *, hash_key: bytes, created: int = 0) -> "Snapshot":
+        """Resolve all inheritance, once.
+
+        `hash_key`: 16 to 64 random bytes under which clients' keys are hashed; the same for the life of the process,
+        so that counters survive a reload. `created`: the age to report for the models, in seconds of Unix time.
+        """
+        hasher = KeyHasher(hash_key)
+        definitions = config.auth.key_definitions
+        defined = {name: hasher.configured(definition.key.reveal()) for name, definition in definitions.items()}
+
+        def digests(keys: Iterable[Secret]) -> frozenset[bytes]:
+            texts = [key.reveal() for key in keys]
+            return frozenset(defined.get(text) or hasher.configured(text) for text in texts)
+
+        shared = digests(config.auth.global_keys)
+
+        def key_set(keys: Iterable[Secret] | None) -> KeySet | None:
+            if keys is None and not shared:
+                return None
+            return KeySet(digests(keys or ()), shared)
+
+        return cls(
+            pools={alias: _pool(alias, _as_pool(target), key_set) for alias, target in config.targets.items()},
+            key_limits={
+                defined[name]: KeyLimits(
+                    name,
+                    _limit(f"key {defined[name].hex()}", definition.rate_limit, definition.concurrency_limit),
+                )
+                for name, definition in definitions.items()
+            },
+            hasher=hasher,
+            created=created,
+        )
+
+
+def _as_pool(target: PoolConfig | list[TargetConfig] | TargetConfig) -> PoolConfig:
+    """The two older formats are pools without settings of their own; the first target's keys guard the pool."""
+    if isinstance(target, PoolConfig):
+        return target
+    targets = [target] if isinstance(target, TargetConfig) else target
+    return PoolConfig(providers=list(targets), keys=targets[0].keys if targets else None)
+
+
+def _pool(alias: str, config: PoolConfig, key_set: Callable[[Iterable[Secret] | None], KeySet | None]) -> Pool:
+    fallback = config.fallback or FallbackConfig()
+    hosts = Counter(provider.url.host for provider in config.providers)
+    numbers: Counter[str] = Counter()
+    copies: Counter[str] = Counter()
+    providers = []
+    for provider in config.providers:
+        host = provider.url.host
+        numbers[host] += 1
+        label = f"{host}#{numbers[host]}" if hosts[host] > 1 else host
+        identity = _provider_identity(alias, provider)
+        copies[identity] += 1
+        providers.append(_provider(label, f"{identity} {copies[identity]}", provider, config))
+    return Pool(
+        alias=alias,
+        keys=key_set(config.keys),
+        limit=_limit(f"pool {alias}", config.rate_limit, config.concurrency_limit),
+        fallback=FallbackPolicy.of(fallback.enabled, fallback.on_status, fallback.on_rate_limit),
+        strategy=config.strategy,
+        providers=tuple(providers),
+        weights=tuple(provider.weight for provider in config.providers),
+    )
+
+
+def _provider_identity(alias: str, config: ProviderConfig) -> str:
+    """What makes it the same provider after a reload: neither its place in the list nor its weight."""
+    key = config.onwards_key.reveal() if config.onwards_key else None
+    digest = hashlib.sha256(repr((alias, config.url, key, config.onwards_model)).encode())
+    return f"provider {digest.hexdigest()}"
+
+
+def _provider(label: str, identity: str, config: ProviderConfig, pool: PoolConfig) -> Provider:
+    url = config.url
+    prefix = "Bearer " if config.upstream_auth_header_prefix is None else config.upstream_auth_header_prefix
+    headers = {**(pool.response_headers or {}), **(config.response_headers or {})}
+    return Provider(
+        label=label,
+        url=url,
+        authority=_authority(url),
+        auth_header=(config.upstream_auth_header_name or "authorization").lower().encode("ascii"),
+        credential=(prefix + config.onwards_key.reveal()).encode("latin-1") if config.onwards_key else None,
+        model=config.onwards_model,
+        limit=_limit(identity, config.rate_limit, config.concurrency_limit),
+        sanitize=pool.sanitize_response or config.sanitize_response,
+        response_headers={name.lower().encode("ascii"): value.encode("latin-1") for name, value in headers.items()},
+        http2=config.http2,
+        proxy=config.proxy.reveal() if config.proxy else None,
+    )
+
+
+def _authority(url: Url) -> bytes:
+    host = f"[{url.host}]" if ":" in url.host else url.host
+    default_port = {"http": 80, "https": 443}[url.scheme]
+    return (host if url.port == default_port else f"{host}:{url.port}").encode("ascii")
+
+
+def _limit(identity: str, rate: RateLimit | None, concurrency: ConcurrencyLimit | None) -> Limit:
+    return Limit(
+        identity,
+        Rate.per_second(rate.requests_per_second, rate.burst_size) if rate else None,
+        concurrency.max_concurrent_requests if concurrency else None,
+    )
