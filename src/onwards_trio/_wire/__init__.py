@@ -69,7 +69,7 @@ class ServerCodec(Protocol):
         """Bytes received that no event has covered yet (a pipelined request)."""
         ...
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take in what was read; `b""` says that the client closed its sending side."""
         ...
 
@@ -108,7 +108,7 @@ class ClientCodec(Protocol):
         """A whole request in one piece. `headers` are complete (`host`, `content-length`)."""
         ...
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         """Take in what was read; `b""` says that the provider closed."""
         ...
 

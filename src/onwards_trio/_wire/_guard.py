@@ -62,7 +62,7 @@ class Guard:
     def __len__(self) -> int:
         return len(self._buffer)
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         if data:
             self._buffer += data
         else:

@@ -30,7 +30,7 @@ class _Reader(Generic[_Head]):
         self._ended = False
         self._fault: Malformed | None = None
 
-    def receive(self, data: bytes) -> None:
+    def receive(self, data: bytes | bytearray) -> None:
         if self._fault is None:
             self._guard.receive(data)
 

@@ -1,0 +1,277 @@
+"""HTTP/1.1 over keep-alive connections of our own, one stack of idle ones per origin.
+
+A connection belongs to one exchange at a time. It goes back on its stack only when both messages ended properly
+and not a byte is left over; in all other cases it is closed, so an answer can't reach another request.
+
+The connection that was used last is taken first: it is the least likely to have been closed by its provider.
+Since that can still happen while our request is under way, a reused connection that ends before one byte of
+response is replaced by a fresh one, once.
+"""
+
+import socket
+import ssl
+from collections import deque
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Self, TypeAlias
+
+import trio
+
+from onwards_core import SendUpstream
+from onwards_trio._upstream import UpstreamError
+from onwards_trio._wire import Malformed, ResponseHead, Signal
+from onwards_trio._wire._h11 import H11ClientCodec
+
+CONNECT_TIMEOUT = 10.0
+"""Seconds for TCP and TLS together."""
+BODY_TIMEOUT = 300.0
+"""Seconds without a byte, in the middle of a body. There is no limit for the head: models think."""
+IDLE_TIME = 90.0
+"""Seconds that a connection waits for its next request."""
+IDLE_LIMIT = 100
+"""Idle connections per origin."""
+
+_READ_SIZE = 64 * 1024
+# A request of this size fits into the send buffer of any new or idle socket: sending it can't wait for the peer.
+_SENT_AT_ONCE = 16 * 1024
+
+Origin: TypeAlias = tuple[str, str, int]
+"""Scheme, host, port."""
+Connect: TypeAlias = Callable[[str, str, int], Awaitable[trio.abc.Stream]]
+"""Opens a connection to an origin. Raises `OSError` or `trio.BrokenResourceError`."""
+
+
+def tcp_or_tls(context: ssl.SSLContext) -> Connect:
+    """Connections over the network: plain TCP for `http`, verified by `context` for `https`."""
+
+    async def connect(scheme: str, host: str, port: int) -> trio.abc.Stream:
+        tcp = await trio.open_tcp_stream(host, port)
+        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if scheme == "http":
+            return tcp
+        # A missing close_notify is an error: a body that ends with its connection might have been cut.
+        tls = trio.SSLStream(tcp, context, server_hostname=host)
+        try:
+            await tls.do_handshake()
+        except BaseException:
+            await trio.aclose_forcefully(tcp)
+            raise
+        return tls
+
+    return connect
+
+
+def verifying_context() -> ssl.SSLContext:
+    """Trusts what the system trusts and offers nothing but HTTP/1.1."""
+    context = ssl.create_default_context()
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class _Silence(UpstreamError):
+    """The connection ended before one byte of response."""
+
+    def __init__(self) -> None:
+        super().__init__("reset")
+
+
+class _Connection:
+    def __init__(self, origin: Origin, stream: trio.abc.Stream) -> None:
+        self.origin = origin
+        self.codec = H11ClientCodec()
+        self.idle_since = 0.0
+        self.timed_out = False
+        self._stream = stream
+        # What is under all TLS: closing this says no goodbye, which would have to be waited for.
+        self._transport = stream
+        while isinstance(self._transport, trio.SSLStream):
+            self._transport = self._transport.transport_stream
+        self._sent = False
+        self._answered = False
+
+    @property
+    def stale(self) -> bool:
+        """Whether the provider has closed it, or said something unasked, as far as can be seen without waiting."""
+        return isinstance(self._transport, trio.SocketStream) and self._transport.socket.is_readable()
+
+    def reusable(self) -> bool:
+        """Whether both messages have ended properly. Reads on to the end of the response if that is here already."""
+        return self._sent and self.codec.next_event() is Signal.END and self.codec.reusable
+
+    def begin(self, request: SendUpstream) -> bytes:
+        self._sent = self._answered = False
+        return self.codec.request(request.method, request.target, request.headers, request.body)
+
+    async def write(self, data: bytes) -> None:
+        try:
+            await self._stream.send_all(data)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return  # The provider may have answered before it stopped listening: reading will tell.
+        self._sent = True
+
+    async def read(self) -> None:
+        try:
+            data = await self._stream.receive_some(_READ_SIZE)
+        except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
+            if self.timed_out:
+                raise UpstreamError("timeout") from error
+            raise self._ended() from error
+        self._answered = self._answered or bool(data)
+        self.codec.receive(data)
+
+    async def read_head(self) -> ResponseHead:
+        while True:
+            event = self.codec.next_event()
+            if isinstance(event, ResponseHead):
+                return event
+            if isinstance(event, Malformed):
+                raise failure(event)
+            if event is not Signal.NEED_DATA:
+                raise self._ended()
+            await self.read()
+
+    def _ended(self) -> UpstreamError:
+        return UpstreamError("reset") if self._answered else _Silence()
+
+    async def close(self) -> None:
+        """Close at once: before the first checkpoint, so that no cancellation can prevent it."""
+        await trio.aclose_forcefully(self._transport)
+
+
+def failure(fault: Malformed) -> UpstreamError:
+    return UpstreamError("reset" if fault.truncated else "protocol")
+
+
+class DirectTransport:
+    """Implements `Transport`; `connect` is how connections are opened."""
+
+    def __init__(self, connect: Connect | None = None) -> None:
+        self._connect = connect or tcp_or_tls(verifying_context())
+        self._idle: dict[Origin, deque[_Connection]] = {}  # the one used last is on the right
+        self._reading: dict[_Connection, float] = {}  # who waits for more of a body, and since when: oldest first
+
+    async def __aenter__(self) -> Self:
+        self._nursery_manager = trio.open_nursery()
+        self._nursery = await self._nursery_manager.__aenter__()
+        self._nursery.start_soon(self._reap)
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._nursery.cancel_scope.cancel()
+        with trio.CancelScope(shield=True):  # Nothing in here waits: closing is forceful.
+            for idle in self._idle.values():
+                while idle:
+                    await idle.pop().close()
+        # Without the exception: it's not from a task of this nursery, and is not to be wrapped in a group.
+        await self._nursery_manager.__aexit__(None, None, None)
+
+    async def send(self, request: SendUpstream) -> "DirectAnswer":
+        url = request.provider.url
+        origin = (url.scheme, url.host, url.port)
+        reused = await self._take(origin)
+        if reused:
+            try:
+                return await self._ask(reused, request)
+            except _Silence:
+                pass
+        return await self._ask(await self._open(origin), request)
+
+    async def _take(self, origin: Origin) -> _Connection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection = idle.pop()
+            if connection.idle_since + IDLE_TIME > trio.current_time() and not connection.stale:
+                return connection
+            await connection.close()
+        return None
+
+    async def _open(self, origin: Origin) -> _Connection:
+        with trio.move_on_after(CONNECT_TIMEOUT):
+            try:
+                return _Connection(origin, await self._connect(*origin))
+            except (OSError, trio.BrokenResourceError) as error:
+                raise UpstreamError("connect") from error
+        raise UpstreamError("timeout")
+
+    async def _ask(self, connection: _Connection, request: SendUpstream) -> "DirectAnswer":
+        try:
+            data = connection.begin(request)
+            if len(data) <= _SENT_AT_ONCE:
+                await connection.write(data)
+            else:  # The provider may answer, and even stop reading, before it has got all of this.
+                self._nursery.start_soon(connection.write, data)
+            head = await connection.read_head()
+        except BaseException:
+            await connection.close()
+            raise
+        return DirectAnswer(self, connection, head)
+
+    async def read(self, connection: _Connection) -> None:
+        """Read more of a body, for at most `BODY_TIMEOUT`: `_reap` interrupts it by closing the connection.
+
+        One task that watches all reads costs less than a cancel scope around each.
+        """
+        self._reading[connection] = trio.current_time()
+        try:
+            await connection.read()
+        finally:
+            self._reading.pop(connection, None)
+
+    async def release(self, connection: _Connection) -> None:
+        idle = self._idle.setdefault(connection.origin, deque())
+        if connection.reusable() and len(idle) < IDLE_LIMIT:
+            connection.idle_since = trio.current_time()
+            idle.append(connection)
+        else:
+            await connection.close()
+
+    async def _reap(self) -> None:
+        """Close what has waited too long, for more of a body or for its next request."""
+        while True:
+            now = trio.current_time()
+            oldest = next(iter(self._reading.values()), now)
+            await trio.sleep_until(min(oldest + BODY_TIMEOUT, now + IDLE_TIME))
+            now = trio.current_time()
+            while self._reading and next(iter(self._reading.values())) + BODY_TIMEOUT <= now:
+                connection = next(iter(self._reading))
+                del self._reading[connection]
+                connection.timed_out = True
+                await connection.close()
+            for idle in list(self._idle.values()):
+                while idle and idle[0].idle_since + IDLE_TIME <= now:
+                    await idle.popleft().close()
+
+
+class DirectAnswer:
+    """Implements `Answer`."""
+
+    def __init__(self, transport: DirectTransport, connection: _Connection, head: ResponseHead) -> None:
+        self.status = head.status
+        self.headers = head.headers
+        self._transport = transport
+        self._connection = connection
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self._transport.release(self._connection)
+
+    async def receive(self) -> bytes:
+        pieces: list[bytes] = []  # What came in one read goes on in one piece.
+        while True:
+            event = self._connection.codec.next_event()
+            if isinstance(event, bytes):
+                pieces.append(event)
+            elif pieces:
+                return b"".join(pieces)
+            elif event is Signal.NEED_DATA:
+                await self._transport.read(self._connection)
+            elif event is Signal.END:
+                return b""
+            else:
+                raise failure(event) if isinstance(event, Malformed) else UpstreamError("protocol")
