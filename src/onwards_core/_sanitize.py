@@ -103,10 +103,10 @@ class PassEvents:
     failed = False
 
     def __init__(self) -> None:
-        self._tail = b"\n\n"  # the last bytes: as many as say whether an event is under way
+        self._tail = b"\n\n"  # the last three bytes: the longest end of an event that matters is \n\r\n
 
     def feed(self, data: bytes) -> bytes:
-        self._tail = data[-4:] if len(data) >= 4 else (self._tail + data)[-4:]
+        self._tail = data[-3:] if len(data) >= 3 else (self._tail + data)[-3:]
         return data
 
     def finish(self) -> bytes:

@@ -71,6 +71,14 @@ def test_nothing_is_held_back(size: int) -> None:
     assert not decode.complete
 
 
+def test_nothing_is_held_back_at_any_cut() -> None:
+    """However much one byte more stands for, all that can be decoded so far comes out."""
+    encoded = deflated(bytes(150_000), zlib.MAX_WBITS)
+    for end in range(len(encoded) + 1):
+        expected = zlib.decompressobj().decompress(encoded[:end])
+        assert b"".join(new(b"deflate").feed(encoded[:end])) == expected
+
+
 def test_large_input() -> None:
     """Input that is longer than a piece, and that hardly compresses, comes out whole."""
     data = b"".join(zlib.crc32(bytes([n % 251, n // 251])).to_bytes(4, "big") for n in range(60_000))

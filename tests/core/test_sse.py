@@ -3,6 +3,7 @@
 import re
 from itertools import pairwise
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -142,6 +143,16 @@ def test_longest_event() -> None:
     for _ in range(2):
         assert framer.feed(event + b"\n") == [None, b"x" * (MAX_EVENT - 10)]
         assert not framer.failed
+
+
+@pytest.mark.parametrize("cut", [0, 2, 100, MAX_EVENT])
+@pytest.mark.parametrize("excess", [0, 1])
+def test_longest_event_after_a_byte_order_mark(cut: int, excess: int) -> None:
+    """The mark counts as a part of the first event, however it was cut."""
+    stream = b"\xef\xbb\xbfdata:" + b"x" * (MAX_EVENT - 9 + excess) + b"\n\n"
+    framer = Framer()
+    found = framer.feed(stream[:cut]) + framer.feed(stream[cut:])
+    assert (len(found), framer.failed) == (1 - excess, bool(excess))
 
 
 def test_too_long_in_one_line() -> None:
