@@ -1,0 +1,1 @@
+"""The gateway as a server on Trio: `python -m onwards_trio`."""

@@ -1,0 +1,41 @@
+"""A config as a table, for people to see whether it says what they meant."""
+
+from collections.abc import Iterator
+
+from onwards_core import Config, Pool, Provider, Snapshot
+from onwards_core._ledger import Limit
+
+_HEADINGS = ("ALIAS", "ACCESS", "STRATEGY", "LIMITS", "PROVIDER", "MODEL", "WEIGHT", "PROVIDER LIMITS")
+
+
+def table(config: Config) -> str:
+    """One line for each provider; what belongs to the alias stands on its first line only."""
+    # Nothing is looked up by key here, so the keys need not be hashed with a secret.
+    snapshot = Snapshot.compile(config, hash_key=bytes(16))
+    rows = [_HEADINGS, *(row for pool in snapshot.pools.values() for row in _rows(pool))]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join(
+        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows
+    )
+
+
+def _rows(pool: Pool) -> Iterator[tuple[str, ...]]:
+    of_alias = (pool.alias, "open" if pool.keys is None else "keys", pool.strategy.value, _limits(pool.limit))
+    if not pool.providers:
+        yield (*of_alias, "(none)", "", "", "")
+    for provider, weight in zip(pool.providers, pool.weights, strict=True):
+        yield (*of_alias, _url(provider), provider.model or "-", str(weight), _limits(provider.limit))
+        of_alias = ("", "", "", "")
+
+
+def _url(provider: Provider) -> str:
+    return f"{provider.url.scheme}://{provider.authority.decode()}{provider.url.path.decode()}/"
+
+
+def _limits(limit: Limit) -> str:
+    parts = []
+    if limit.rate:
+        parts.append(f"{1e9 / limit.rate.interval:.6g}/s, burst {limit.rate.burst}")
+    if limit.permits is not None:
+        parts.append(f"{limit.permits} at once")
+    return ", ".join(parts) or "-"

@@ -1,0 +1,272 @@
+"""The command line.
+
+Exit codes: 0 for success, 1 for a config or a system that does not allow it, 2 for wrong usage. What only one
+subcommand needs is imported there, so that the others start quickly.
+"""
+
+import argparse
+import os
+import re
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+_T = TypeVar("_T")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand and return the exit code. Raises `SystemExit` for wrong usage, as argparse does."""
+    args = _parser().parse_args(argv)
+    run: Callable[[argparse.Namespace], int] = args.run
+    try:
+        return run(args)
+    except KeyboardInterrupt:
+        return 0
+    except OSError as error:
+        # A file that can't be read, a port that is taken: nothing that a traceback would explain better.
+        place = f"{error.filename}: " if error.filename else ""
+        return _fail(f"{place}{error.strerror or error}")
+
+
+def _fail(*problems: str) -> int:
+    for problem in problems:
+        print(f"onwards: {problem}", file=sys.stderr)
+    return 1
+
+
+# --- subcommands
+
+
+def _serve(args: argparse.Namespace) -> int:
+    import logging
+
+    import trio
+
+    from onwards_core import ConfigError
+    from onwards_trio._serve import Options, serve
+
+    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    options = Options(
+        config=args.targets,
+        host=args.host,
+        port=args.port,
+        watch=args.watch,
+        metrics=args.metrics,
+        metrics_host=args.host,
+        metrics_port=args.metrics_port,
+        metrics_prefix=args.metrics_prefix,
+        drain_seconds=args.drain_seconds,
+    )
+    try:
+        trio.run(serve, options)
+    except ConfigError as error:
+        return _fail(*(f"{args.targets}: {problem}" for problem in error.problems))
+    return 0
+
+
+def _check(args: argparse.Namespace) -> int:
+    from onwards_core import ConfigError
+    from onwards_trio._check import table
+    from onwards_trio._load import load_file
+
+    try:
+        config = load_file(args.targets)
+    except ConfigError as error:
+        return _fail(*(f"{args.targets}: {problem}" for problem in error.problems))
+    if config.warnings:
+        return _fail(*(f"{args.targets}: {warning}" for warning in config.warnings))
+    print(table(config))
+    return 0
+
+
+def _schema(_: argparse.Namespace) -> int:
+    import json
+
+    from onwards_core import json_schema
+
+    print(json.dumps(json_schema(), indent=2))
+    return 0
+
+
+def _mock_provider(args: argparse.Namespace) -> int:
+    from onwards_trio._mock import MockOptions, run_mock
+
+    run_mock(
+        MockOptions(
+            host=args.host,
+            port=args.port,
+            latency=args.latency,
+            tokens_per_second=args.tokens_per_second,
+            fail_rate=args.fail_rate,
+            fail_status=args.fail_status,
+            seed=args.seed,
+        )
+    )
+    return 0
+
+
+def _demo(_: argparse.Namespace) -> int:
+    from onwards_trio._demo import run_demo
+
+    run_demo()
+    return 0
+
+
+# --- usage
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="onwards", description="A gateway for OpenAI-compatible APIs.")
+    parser.add_argument("--version", action=_Version, help="print the version and exit")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = _command(commands, "serve", _serve, "run the gateway")
+    _setting(serve, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
+    _setting(serve, "--host", default="0.0.0.0", help="the address to listen on (%(default)s)")  # noqa: S104 - what a server is for
+    _setting(serve, "-p", "--port", type=_port, default=3000, help="the port to listen on, 0 for any (%(default)s)")
+    _switch(serve, "-w", "--watch", help="reload the config file when it changes (on)")
+    _switch(serve, "-m", "--metrics", help="serve metrics and health routes (on)")
+    _setting(serve, "--metrics-port", type=_port, default=9090, help="the port for those (%(default)s)")
+    _setting(
+        serve, "--metrics-prefix", type=_prefix, default="onwards", help="what metric names begin with (%(default)s)"
+    )
+    _setting(
+        serve,
+        "--drain-seconds",
+        type=_number(0.0, float("inf")),
+        default=30.0,
+        help="how long requests under way may take at shutdown (%(default)g)",
+    )
+    _setting(
+        serve,
+        "--log-level",
+        type=_level,
+        default="info",
+        help="the least important messages to log (%(default)s)",
+    )
+
+    check = _command(commands, "check", _check, "validate a config file and show what it means")
+    _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
+
+    _command(commands, "schema", _schema, "print the JSON Schema of config files")
+
+    mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
+    mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    mock.add_argument("-p", "--port", type=_port, default=8000, help="the port, 0 for any (%(default)s)")
+    mock.add_argument("--latency", type=_number(0.0, 3600.0), default=0.0, help="seconds before each answer (none)")
+    mock.add_argument("--tokens-per-second", type=_number(0.001, 1e9), help="the pace of answers (no pause)")
+    mock.add_argument("--fail-rate", type=_number(0.0, 1.0), default=0.0, help="the part of requests to fail (0)")
+    mock.add_argument("--fail-status", type=_status, default=503, help="the status of those (%(default)s)")
+    mock.add_argument("--seed", type=int, default=0, help="determines texts and failures (%(default)s)")
+
+    _command(commands, "demo", _demo, "show a request that survives a failing provider")
+    return parser
+
+
+class _Version(argparse.Action):
+    """Looks the version up only when it is asked for: that takes longer than all other parsing."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(nargs=0, **settings)
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
+        from importlib.metadata import version
+
+        print(f"onwards {version('onwards')}")
+        parser.exit()
+
+
+def _command(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]",
+    name: str,
+    run: Callable[[argparse.Namespace], int],
+    help: str,
+) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=help, description=f"{help[0].upper()}{help[1:]}.")
+    parser.set_defaults(run=run)
+    return parser
+
+
+class _EnvironmentValue(str):
+    """What stood in an environment variable, remembering which, so that errors can name it."""
+
+    __slots__ = ("variable",)
+    variable: str
+
+
+def _setting(
+    parser: argparse._ActionsContainer, *names: str, help: str, required: bool = False, **settings: Any
+) -> None:
+    """An option that may also stand in an environment variable named after it; the command line goes first."""
+    variable = "ONWARDS_" + names[-1].lstrip("-").replace("-", "_").upper()
+    text = os.environ.get(variable)
+    if text:
+        value = _EnvironmentValue(text)
+        value.variable = variable
+        settings["default"] = value
+    settings["type"] = _naming_the_variable(settings.get("type", str))
+    parser.add_argument(*names, required=required and not text, help=f"{help} [{variable}]", **settings)
+
+
+def _naming_the_variable(convert: Callable[[str], _T]) -> Callable[[str], _T]:
+    def converted(text: str) -> _T:
+        try:
+            return convert(text)
+        except argparse.ArgumentTypeError as error:
+            if isinstance(text, _EnvironmentValue):
+                raise argparse.ArgumentTypeError(f"{text.variable}: {error}") from None
+            raise
+
+    return converted
+
+
+def _switch(parser: argparse.ArgumentParser, short: str, name: str, help: str) -> None:
+    """On by default; `--NAME`, `--NAME true`, `--NAME false` or `--no-NAME`."""
+    group = parser.add_mutually_exclusive_group()
+    _setting(group, short, name, type=_bool, nargs="?", const=True, default=True, metavar="true|false", help=help)
+    group.add_argument(f"--no-{name[2:]}", dest=name[2:], action="store_const", const=False, help="switch that off")
+
+
+def _bool(text: str) -> bool:
+    try:
+        return {"true": True, "false": False}[text.lower()]
+    except KeyError:
+        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
+
+
+def _level(text: str) -> str:
+    if text.lower() not in ("debug", "info", "warning", "error"):
+        raise argparse.ArgumentTypeError(f"expected debug, info, warning or error, got {text!r}")
+    return text.upper()
+
+
+def _prefix(text: str) -> str:
+    if not re.fullmatch(r"[A-Za-z_:][A-Za-z0-9_:]*", text):
+        raise argparse.ArgumentTypeError(f"expected letters, digits and underscores, got {text!r}")
+    return text
+
+
+def _port(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
+        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
+    return int(text)
+
+
+def _status(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and 400 <= int(text) <= 599):
+        raise argparse.ArgumentTypeError(f"expected a status from 400 to 599, got {text!r}")
+    return int(text)
+
+
+def _number(least: float, most: float) -> Callable[[str], float]:
+    def number(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = float("nan")
+        if not least <= value <= most:
+            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, got {text!r}")
+        return value
+
+    return number
