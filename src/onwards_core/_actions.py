@@ -15,12 +15,12 @@ from onwards_core._snapshot import Provider
 class Transform(Protocol):
     """Looks into an answer's body on its way to the client.
 
-    Call `feed` for each piece that arrived, then either `finish` (the body ended properly) or `abort` (it
-    broke off, or `failed` became true), once. Each returns the bytes to send now.
+    Call `feed` for each piece that arrived, and `finish` when the body ended properly. If it broke off, or `failed`
+    is true after one of them, call `abort` instead of going on. Each returns the bytes to send now.
     """
 
     failed: bool
-    """True once the body can't be passed on any further: call `abort`, then break off."""
+    """True once the body can't be passed on any further: call `abort`, send what it gives, then break off."""
 
     def feed(self, data: bytes) -> bytes: ...
 

@@ -36,7 +36,7 @@ from onwards_core._admission import Admission, check, refused
 from onwards_core._body import parse_body
 from onwards_core._decoding import MAX_DECODED, CannotDecode, decoder
 from onwards_core._errors import error, upstream_error
-from onwards_core._events import BodyCollected, Event, Request, UpstreamFailed, UpstreamResponded
+from onwards_core._events import BodyCollected, Event, Headers, Request, UpstreamFailed, UpstreamResponded
 from onwards_core._fallback import provider_order
 from onwards_core._ledger import Ledger, Permit, Refusal
 from onwards_core._record import Attempt, Record
@@ -213,8 +213,8 @@ class Exchange:
     def _accept(self, response: UpstreamResponded) -> Action:
         """Decide how the response that the driver holds open becomes the answer."""
         provider, status, headers = self._provider, response.status, response.headers
-        fields = dict(headers)
-        is_stream = fields.get(b"content-type", b"").partition(b";")[0].strip().lower() == b"text/event-stream"
+        media_type = dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
+        is_stream = media_type == b"text/event-stream"
 
         if provider.sanitize and not 200 <= status < 300:
             return self._end(self._own_body(upstream_error(status), response))
@@ -224,18 +224,18 @@ class Exchange:
                 self._state = _State.COLLECTING
                 return CollectBody(MAX_DECODED)
             try:
-                decode = decoder(fields.get(b"content-encoding"))
+                decode = decoder(_content_encoding(headers))
             except CannotDecode:
                 return self._unusable()
             transform = SanitizeEvents(self._pool.alias, self._default_id(), self._created(), decode)
             kept = client_headers(headers, provider, drop=_ABOUT_BODY, content_type=b"text/event-stream")
             return self._end(StreamThrough(status, kept, transform))
-        if is_stream and b"content-encoding" not in fields:
+        if is_stream and _content_encoding(headers) is None:
             return self._end(StreamThrough(status, client_headers(headers, provider, drop=_LENGTH), PassEvents()))
         return self._end(StreamThrough(status, client_headers(headers, provider), None))
 
     def _collected(self, body: bytes) -> Action:
-        encoding = dict(self._response.headers).get(b"content-encoding")
+        encoding = _content_encoding(self._response.headers)
         sanitized = sanitize_completion(body, encoding, self._pool.alias, self._default_id(), self._created())
         return self._unusable() if sanitized is None else self._end(self._own_body(sanitized, self._response))
 
@@ -256,3 +256,8 @@ class Exchange:
 
     def _created(self) -> int:
         return int(self._request.received)
+
+
+def _content_encoding(headers: Headers) -> bytes | None:
+    """All the encodings, also when they came in several fields."""
+    return b", ".join(value for name, value in headers if name == b"content-encoding") or None
