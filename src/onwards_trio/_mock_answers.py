@@ -11,6 +11,7 @@ import struct
 from collections.abc import Callable, Iterator, Sequence
 from random import Random
 from typing import Annotated, Any, TypeAlias, TypeVar
+from urllib.parse import unquote
 
 import attrs
 import msgspec
@@ -68,7 +69,7 @@ def answer(call: Call) -> Answer:
     """The answer to any request at all; faults in it get a 400 or 404 in OpenAI's form."""
     path = call.path.removeprefix("/v1")
     if call.method == "GET" and (path == "/models" or path.startswith("/models/")):
-        return _models(call, path.removeprefix("/models").removeprefix("/"))
+        return _models(call, unquote(path.removeprefix("/models").removeprefix("/")))
     route = _ROUTES.get(path) if call.method == "POST" else None
     if route is None:
         return failure(404, f"The mock provider has no {call.method} {call.path}.")
@@ -285,26 +286,32 @@ def _embeddings(call: Call) -> Answer:
         data.append(
             {"object": "embedding", "index": index, "embedding": packed if body.encoding_format == "base64" else vector}
         )
-        tokens += len(tokenize(item) if isinstance(item, str) else [item])
+        match item:
+            case str():
+                tokens += len(tokenize(item))
+            case list():
+                tokens += len(item)
+            case int():
+                tokens += 1
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return _json({"object": "list", "data": data, "model": body.model, "usage": usage})
 
 
 def _transcription(call: Call) -> Answer:
     fields: dict[bytes, bytes] = {}
-    files: list[tuple[str, int]] = []
+    files: dict[bytes, tuple[str, int]] = {}
 
     def on_field(field: Field) -> None:
         fields[field.field_name or b""] = field.value or b""
 
     def on_file(file: File) -> None:
-        files.append(((file.file_name or b"").decode(errors="replace"), file.size))
+        files[file.field_name or b""] = (file.file_name or b"").decode(errors="replace"), file.size
         file.close()
 
     parse_form({"Content-Type": call.content_type}, io.BytesIO(call.body), on_field, on_file)
-    if not files:
-        return failure(400, "The form holds no file.")
-    name, size = files[0]
+    if b"file" not in files:
+        return failure(400, "The form has no file.")
+    name, size = files[b"file"]
     text = f"A recording of {size} bytes, named {name}."
     if fields.get(b"response_format") == b"text":
         return Answer(text.encode() + b"\n", content_type=b"text/plain; charset=utf-8")
