@@ -26,7 +26,6 @@ open, else a 502 or 504. A provider at its own limit was not tried; if none was,
 
 import enum
 import warnings
-from collections.abc import Iterator
 from random import Random
 from types import TracebackType
 from typing import Self
@@ -46,8 +45,17 @@ from onwards_core._snapshot import Provider, Snapshot
 
 # What describes a body that the client does not get as the provider sent it.
 _ABOUT_BODY = frozenset(
-    (b"content-length", b"content-encoding", b"content-range", b"accept-ranges", b"etag")
-    + (b"content-md5", b"content-digest", b"repr-digest", b"digest")
+    (
+        b"content-length",
+        b"content-encoding",
+        b"content-range",
+        b"accept-ranges",
+        b"etag",
+        b"content-md5",
+        b"content-digest",
+        b"repr-digest",
+        b"digest",
+    )
 )
 # An event stream may get a closing error event, so it can't promise a length.
 _LENGTH = frozenset((b"content-length",))
@@ -118,7 +126,7 @@ class Exchange:
 
     def __del__(self) -> None:
         if self._state is not _State.CLOSED:
-            warnings.warn("an exchange was dropped without being closed", ResourceWarning, source=self)
+            warnings.warn("an exchange was dropped without being closed", ResourceWarning, stacklevel=2, source=self)
             self.close()
 
     # Progress
@@ -241,9 +249,7 @@ class Exchange:
 
     def _own_body(self, body: bytes, response: UpstreamResponded) -> Respond:
         """The response with a JSON body of ours in the place of its own."""
-        kept = client_headers(
-            response.headers, self._provider, drop=_ABOUT_BODY, content_type=b"application/json"
-        )
+        kept = client_headers(response.headers, self._provider, drop=_ABOUT_BODY, content_type=b"application/json")
         return Respond(response.status, kept, body)
 
     def _unusable(self) -> Action:

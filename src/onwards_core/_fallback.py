@@ -11,7 +11,11 @@ from onwards_core._config import Strategy
 def matching_statuses(patterns: Iterable[int]) -> frozenset[int]:
     """The statuses that patterns stand for: `5` all of 500 to 599, `50` all of 500 to 509, `503` itself."""
     wanted = {str(pattern) for pattern in patterns}
-    return frozenset(status for status in range(100, 600) if wanted.intersection((f"{status // 100}", f"{status // 10}", f"{status}")))
+    return frozenset(
+        status
+        for status in range(100, 600)
+        if not wanted.isdisjoint((f"{status}", f"{status // 10}", f"{status // 100}"))
+    )
 
 
 @attrs.frozen
