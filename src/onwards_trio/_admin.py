@@ -1,0 +1,31 @@
+"""What operators ask on the metrics port."""
+
+from collections.abc import Callable
+
+from onwards_core import Request, Respond
+from onwards_trio._connection import Handler
+from onwards_trio._metrics import CONTENT_TYPE, Metrics
+from onwards_trio._reply import Reply
+
+
+def admin(metrics: Metrics, ready: Callable[[], bool]) -> Handler:
+    """The handler of a `Server` for operators. `ready`: whether the gateway takes requests."""
+
+    async def handle(request: Request, reply: Reply) -> None:
+        path = request.target.partition(b"?")[0]
+        if request.method not in ("GET", "HEAD"):
+            await reply.respond(_text(405, b"method not allowed", (b"allow", b"GET, HEAD")))
+        elif path == b"/metrics":
+            await reply.respond(Respond(200, [(b"content-type", CONTENT_TYPE)], metrics.expose()))
+        elif path == b"/healthz":
+            await reply.respond(_text(200, b"ok"))
+        elif path == b"/readyz":
+            await reply.respond(_text(200, b"ready") if ready() else _text(503, b"draining"))
+        else:
+            await reply.respond(_text(404, b"not found"))
+
+    return handle
+
+
+def _text(status: int, text: bytes, *headers: tuple[bytes, bytes]) -> Respond:
+    return Respond(status, [(b"content-type", b"text/plain"), *headers], text + b"\n")

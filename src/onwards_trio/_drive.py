@@ -1,0 +1,102 @@
+"""The loop that carries out what an exchange asks for. Every decision is the core's."""
+
+from contextlib import AsyncExitStack
+from typing import assert_never
+
+import trio
+
+from onwards_core import (
+    BodyCollected,
+    CollectBody,
+    Event,
+    Exchange,
+    Gateway,
+    Request,
+    Respond,
+    SendUpstream,
+    StreamThrough,
+    Transform,
+    UpstreamFailed,
+    UpstreamResponded,
+)
+from onwards_trio._connection import Handler
+from onwards_trio._reply import Reply
+from onwards_trio._upstream import Answer, Transport, UpstreamError
+
+
+def forward(gateway: Gateway, transport: Transport) -> Handler:
+    """The handler for a `Server` that answers each request through the gateway."""
+
+    async def handle(request: Request, reply: Reply) -> None:
+        # Leaving the exchange gives its permits back: not before the last byte was sent, and however this ends.
+        with gateway.admit(request, trio.current_time()) as exchange:
+            reply.record = exchange.record
+            await drive(exchange, transport, reply)
+
+    return handle
+
+
+async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
+    """Carry out the exchange's actions until the client has its answer. Raises `ClientGone`."""
+    async with AsyncExitStack() as opened:  # Holds the open response: one at most.
+        action = exchange.begin(trio.current_time())
+        while True:
+            event: Event
+            match action:
+                case SendUpstream():
+                    await opened.aclose()
+                    try:
+                        answer = await opened.enter_async_context(await transport.send(action))
+                    except UpstreamError as error:
+                        event = UpstreamFailed(error.reason)
+                    else:
+                        event = UpstreamResponded(answer.status, answer.headers)
+                case CollectBody():
+                    event = await _collect(answer, action.limit)
+                case StreamThrough():
+                    await reply.start(action.status, action.headers)
+                    await _pump(answer, action.transform, reply)
+                    return
+                case Respond():
+                    await opened.aclose()
+                    await reply.respond(action)
+                    return
+                case _:
+                    assert_never(action)
+            action = exchange.feed(event, trio.current_time())
+
+
+async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed:
+    pieces, size = [], 0
+    try:
+        while data := await answer.receive():
+            size += len(data)
+            if size > limit:
+                return UpstreamFailed("too_large")
+            pieces.append(data)
+    except UpstreamError as error:
+        return UpstreamFailed(error.reason)
+    return BodyCollected(b"".join(pieces))
+
+
+async def _pump(answer: Answer, transform: Transform | None, reply: Reply) -> None:
+    """Pass the body on. The next piece is read when the last one is sent: a slow client slows its provider down."""
+    try:
+        while data := await answer.receive():
+            if transform is not None:
+                data = transform.feed(data)
+                if transform.failed:
+                    await reply.break_off(data + transform.abort())
+                    return
+            if data:
+                await reply.send(data)
+    except UpstreamError:
+        await reply.break_off(transform.abort() if transform is not None else b"")
+        return
+    rest = b""
+    if transform is not None:
+        rest = transform.finish()
+        if transform.failed:
+            await reply.break_off(rest + transform.abort())
+            return
+    await reply.finish(rest)

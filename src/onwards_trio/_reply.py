@@ -1,0 +1,96 @@
+"""The answer to one request on its way to the client."""
+
+from collections.abc import Callable
+
+import trio
+
+from onwards_core import Headers, Record, Respond
+from onwards_trio._wire import ServerCodec
+
+
+class ClientGone(Exception):
+    """The client closed or reset its connection before it had the whole answer."""
+
+
+class Reply:
+    """Either `respond`, or `start`, any number of `send`, then `finish` or `break_off`. At last `close`.
+
+    Each waits until the data is in the hands of the operating system, and raises `ClientGone`. What went out and when
+    is noted in `record`.
+    """
+
+    def __init__(
+        self,
+        stream: trio.abc.SendStream,
+        codec: ServerCodec,
+        record: Record,
+        *,
+        http_1_0: bool = False,
+        last: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self.record = record
+        """May be replaced as long as nothing was sent."""
+        self.client_gone = False
+        self.begun = False
+        self.needs_reset = False
+        """Whether the answer was cut such that only a reset connection tells it from a whole one."""
+        self._stream = stream
+        self._codec = codec
+        self._http_1_0 = http_1_0
+        self._last = last
+        """Whether no further request will be read on this connection."""
+
+    @property
+    def complete(self) -> bool:
+        return self.record.outcome == "ok"
+
+    async def respond(self, answer: Respond) -> None:
+        data = self._codec.respond(answer.status, answer.headers, answer.body, close=self._last())
+        self._begin(answer.status)
+        await self._write(data, 0 if self.record.method == "HEAD" else len(answer.body))
+        self.record.outcome = "ok"
+
+    async def start(self, status: int, headers: Headers) -> None:
+        data = self._codec.start(status, headers, close=self._last())
+        self._begin(status)
+        # Where HTTP/1.0 gets no length, the end of the connection is the end of the body, whole or not.
+        self.needs_reset = self._http_1_0 and all(name != b"content-length" for name, _ in headers)
+        await self._write(data, 0)
+
+    async def send(self, data: bytes) -> None:
+        await self._write(self._codec.data(data), len(data))
+
+    async def finish(self, data: bytes = b"") -> None:
+        """The proper end, after a last piece of the body."""
+        await self._write((self._codec.data(data) if data else b"") + self._codec.finish(), len(data))
+        self.needs_reset = False
+        self.record.outcome = "ok"
+
+    async def break_off(self, data: bytes = b"") -> None:
+        """Stop such that the answer does not look complete; `data` tells the client so, if it can be told."""
+        self.record.outcome = "broken"
+        if data:
+            await self.send(data)
+            self.needs_reset = False
+
+    def close(self) -> None:
+        """The record is final after this."""
+        self.record.ended = trio.current_time()
+        if self.record.outcome is None:
+            self.record.outcome = "client_gone" if self.client_gone else "broken"
+
+    def _begin(self, status: int) -> None:
+        self.begun = True
+        self.record.status = status
+
+    async def _write(self, data: bytes, body_bytes: int) -> None:
+        if not data:
+            return
+        try:
+            await self._stream.send_all(data)
+        except trio.BrokenResourceError:
+            self.client_gone = True
+            raise ClientGone from None
+        if self.record.first_byte is None:
+            self.record.first_byte = trio.current_time()
+        self.record.bytes_sent += body_bytes

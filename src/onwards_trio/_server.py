@@ -1,0 +1,86 @@
+"""Listeners, and the connections that came in through them, until they are drained."""
+
+import socket
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from onwards_core import Record
+from onwards_trio._connection import Connection, Handler
+from onwards_trio._fault import log_fault
+from onwards_trio._wire._h11 import H11ServerCodec
+
+SEND_STALL: Final = 120.0
+"""Seconds that a client may take nothing of what is sent to it, where the system can watch over that."""
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listen on each address that `host` stands for. Port 0: one that the system chooses.
+
+    Raises `OSError`; its `strerror` says all that a user wants to know.
+    """
+    try:
+        # The backlog is as long as the system allows if none is given.
+        listeners = await trio.open_tcp_listeners(port, host=host)
+    except OSError as error:
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    for listener in listeners:
+        # Connections inherit these. TCP_NODELAY is Trio's default.
+        listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        if hasattr(socket, "TCP_USER_TIMEOUT"):
+            listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_STALL * 1000))
+    return listeners
+
+
+class Server:
+    """An HTTP/1.1 server: run `serve` in a task; `drain` ends it.
+
+    handle: answers each request; see `forward`.
+    observe: gets the record of each request once that is answered, or its client gone.
+    drain_seconds: how long requests under way may take to finish.
+    """
+
+    def __init__(
+        self,
+        handle: Handler,
+        *,
+        observe: Callable[[Record], None] = lambda _: None,
+        drain_seconds: float = 30.0,
+    ) -> None:
+        self.draining = False
+        self._handle = handle
+        self._observe = observe
+        self._drain_seconds = drain_seconds
+        self._accepting = trio.CancelScope()
+        self._connections: set[Connection] = set()
+
+    def under_way(self) -> list[Record]:
+        """The requests that are being answered."""
+        return [connection.reply.record for connection in self._connections if connection.reply is not None]
+
+    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+        """Accept connections, and close the listeners in the end. Returns when it is drained."""
+        async with trio.open_nursery() as connections:
+            with self._accepting:
+                # When the process is out of file descriptors, this waits a moment and tries again.
+                await trio.serve_listeners(self.serve_stream, listeners, handler_nursery=connections)
+            connections.cancel_scope.deadline = trio.current_time() + self._drain_seconds
+            for connection in self._connections:
+                connection.drain()
+
+    def drain(self) -> None:
+        """Stop listening, close idle connections, let requests under way finish, and refuse new ones meanwhile."""
+        self.draining = True
+        self._accepting.cancel()
+
+    async def serve_stream(self, stream: trio.abc.HalfCloseableStream) -> None:
+        """Serve one connection that was accepted elsewhere, and close it."""
+        connection = Connection(stream, H11ServerCodec(), self._handle, self._observe, draining=self.draining)
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        except Exception as fault:  # noqa: BLE001  # A bug ends the connection that met it, and no other.
+            log_fault(fault)
+        finally:
+            self._connections.remove(connection)
