@@ -8,7 +8,8 @@ import argparse
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -23,13 +24,32 @@ def main(argv: Sequence[str] | None = None) -> int:
         return run(args)
     except KeyboardInterrupt:
         return 0
-    except OSError as error:
-        # A file that can't be read, a port that is taken: nothing that a traceback would explain better.
-        place = f"{error.filename}: " if error.filename else ""
-        return _fail(f"{place}{error.strerror or error}")
+    except Exception as error:
+        problems = _problems(_innermost(error), args)
+        if not problems:
+            raise
+        return _fail(problems)
 
 
-def _fail(*problems: str) -> int:
+def _problems(error: Exception, args: argparse.Namespace) -> list[str]:
+    """What a user is to be told, for errors that a traceback would not explain any better."""
+    from onwards_core import ConfigError
+
+    if isinstance(error, ConfigError):
+        return [f"{args.targets}: {problem}" for problem in error.problems]
+    if isinstance(error, OSError):
+        return [f"{error.filename}: {error.strerror}" if error.filename else error.strerror or str(error)]
+    return []
+
+
+def _innermost(error: Exception) -> Exception:
+    """The error itself, where Trio's nurseries have wrapped it."""
+    while isinstance(error, ExceptionGroup) and len(error.exceptions) == 1:
+        error = error.exceptions[0]
+    return error
+
+
+def _fail(problems: Iterable[str]) -> int:
     for problem in problems:
         print(f"onwards: {problem}", file=sys.stderr)
     return 1
@@ -43,7 +63,6 @@ def _serve(args: argparse.Namespace) -> int:
 
     import trio
 
-    from onwards_core import ConfigError
     from onwards_trio._serve import Options, serve
 
     logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
@@ -58,24 +77,17 @@ def _serve(args: argparse.Namespace) -> int:
         metrics_prefix=args.metrics_prefix,
         drain_seconds=args.drain_seconds,
     )
-    try:
-        trio.run(serve, options)
-    except ConfigError as error:
-        return _fail(*(f"{args.targets}: {problem}" for problem in error.problems))
+    trio.run(serve, options)
     return 0
 
 
 def _check(args: argparse.Namespace) -> int:
-    from onwards_core import ConfigError
     from onwards_trio._check import table
     from onwards_trio._load import load_file
 
-    try:
-        config = load_file(args.targets)
-    except ConfigError as error:
-        return _fail(*(f"{args.targets}: {problem}" for problem in error.problems))
+    config = load_file(args.targets)
     if config.warnings:
-        return _fail(*(f"{args.targets}: {warning}" for warning in config.warnings))
+        return _fail(f"{args.targets}: {warning}" for warning in config.warnings)
     print(table(config))
     return 0
 
@@ -92,24 +104,38 @@ def _schema(_: argparse.Namespace) -> int:
 def _mock_provider(args: argparse.Namespace) -> int:
     from onwards_trio._mock import MockOptions, run_mock
 
-    run_mock(
-        MockOptions(
-            host=args.host,
-            port=args.port,
-            latency=args.latency,
-            tokens_per_second=args.tokens_per_second,
-            fail_rate=args.fail_rate,
-            fail_status=args.fail_status,
-            seed=args.seed,
-        )
+    options = MockOptions(
+        host=args.host,
+        port=args.port,
+        latency=args.latency,
+        tokens_per_second=args.tokens_per_second,
+        fail_rate=args.fail_rate,
+        fail_status=args.fail_status,
+        seed=args.seed,
     )
-    return 0
+    return _until_signal(partial(run_mock, options))
 
 
 def _demo(_: argparse.Namespace) -> int:
-    from onwards_trio._demo import run_demo
+    from onwards_trio._demo import demo
 
-    run_demo()
+    return _until_signal(demo)
+
+
+def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
+    """Run it until SIGINT or SIGTERM, which are its proper end."""
+    import signal
+
+    import trio
+
+    async def main() -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(program)
+                await anext(signals)
+                nursery.cancel_scope.cancel()
+
+    trio.run(main)
     return 0
 
 

@@ -3,7 +3,6 @@
 It says nothing of worth, but at the pace and with the failures that were asked for, and the same ones each time.
 """
 
-import signal
 import time
 from random import Random
 from typing import NoReturn
@@ -12,6 +11,7 @@ import attrs
 import trio
 
 from onwards_trio._mock_answers import Call, answer, failure
+from onwards_trio._server import open_listeners
 from onwards_trio._wire import Malformed, RequestHead, Signal
 from onwards_trio._wire._h11 import H11ServerCodec
 
@@ -40,25 +40,18 @@ class MockOptions:
 
 async def serve_mock(options: MockOptions, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> NoReturn:
     """Serve until cancelled. Starts with the base URL to give to a client. Raises `OSError` for a busy port."""
-    listeners = await trio.open_tcp_listeners(options.port, host=options.host)
+    listeners = await open_listeners(options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
     task_status.started(f"http://{host}:{listeners[0].socket.getsockname()[1]}/v1/")
     await trio.serve_listeners(MockProvider(options).serve_connection, listeners)
     raise AssertionError("serving ends by cancellation")
 
 
-def run_mock(options: MockOptions) -> None:
-    """Serve until SIGINT or SIGTERM. Prints the base URL."""
-
-    async def main() -> None:
-        async with trio.open_nursery() as nursery:
-            with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-                url = await nursery.start(serve_mock, options)
-                print(f"The mock provider serves {url}", flush=True)
-                await anext(signals)
-                nursery.cancel_scope.cancel()
-
-    trio.run(main)
+async def run_mock(options: MockOptions) -> None:
+    """The same, as a program: prints the base URL."""
+    async with trio.open_nursery() as nursery:
+        url = await nursery.start(serve_mock, options)
+        print(f"The mock provider serves {url}", flush=True)
 
 
 class MockProvider:
