@@ -1,0 +1,192 @@
+"""Our own keep-alive connections: what ends by time or number, and that a cancellation leaves none open."""
+
+import math
+
+import pytest
+import trio
+import trio.testing
+from tests.trio.upstream_support import (
+    Network,
+    Script,
+    answer_all,
+    answer_once,
+    ask,
+    fails,
+    read_all,
+    read_request,
+    request_to,
+)
+
+from onwards_trio._upstream import UpstreamError
+from onwards_trio._upstream._direct import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME, DirectTransport
+
+
+async def test_idle_connections_expire(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    """They are used until their time is over, then closed, whether somebody asks for one or not."""
+    network = Network(nursery, answer_all)
+    async with DirectTransport(network.connect) as transport:
+        await ask(transport, request_to())
+        await trio.sleep(IDLE_TIME - 1)
+        await ask(transport, request_to())
+        assert len(network.lines) == 1
+        await trio.sleep(2 * IDLE_TIME)
+        assert network.open == 0
+        await ask(transport, request_to())
+        assert len(network.lines) == 2
+
+
+async def test_an_expired_connection_is_not_used(nursery: trio.Nursery, mock_clock: trio.testing.MockClock) -> None:
+    """Not even when it has not been cleared away yet."""
+    network = Network(nursery, answer_all)
+    async with DirectTransport(network.connect) as transport:
+        await ask(transport, request_to())
+        mock_clock.jump(IDLE_TIME)
+        await ask(transport, request_to())
+        assert [line.closed for line in network.lines] == [True, False]
+
+
+async def test_idle_connections_are_limited(nursery: trio.Nursery) -> None:
+    """So many per origin are kept, the rest is closed."""
+    network = Network(nursery, answer_all)
+    async with DirectTransport(network.connect) as transport:
+        answers = [await transport.send(request_to()) for _ in range(IDLE_LIMIT + 5)]
+        for answer in answers:
+            async with answer:
+                await read_all(answer)
+        assert network.open == IDLE_LIMIT
+        await ask(transport, request_to("other"))
+        assert network.open == IDLE_LIMIT + 1
+
+
+async def test_connecting_has_a_limit(autojump_clock: trio.testing.MockClock) -> None:
+    """A provider that can't be reached in time is a timeout."""
+
+    async def connect(scheme: str, host: str, port: int) -> trio.abc.Stream:
+        await trio.sleep_forever()
+        raise AssertionError
+
+    async with DirectTransport(connect) as transport:
+        assert await fails(transport.send(request_to())) == "timeout"
+    assert trio.current_time() == CONNECT_TIMEOUT
+
+
+async def test_silence_in_a_body_has_a_limit(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
+    """Neither a head that takes hours nor a slow reader is hit by it, and each byte starts it anew."""
+
+    async def script(stream: trio.abc.Stream) -> None:
+        await read_request(stream)
+        await trio.sleep(10 * BODY_TIMEOUT)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\n")
+        for _ in range(3):
+            await trio.sleep(BODY_TIMEOUT - 1)
+            await stream.send_all(b"x")
+        await trio.sleep(math.inf)
+
+    network = Network(nursery, script)
+    async with DirectTransport(network.connect) as transport:
+        async with await transport.send(request_to()) as answer:
+            for _ in range(3):
+                assert await answer.receive() == b"x"
+            await trio.sleep(2 * BODY_TIMEOUT)
+            before = trio.current_time()
+            assert await fails(answer.receive()) == "timeout"
+            assert trio.current_time() - before == BODY_TIMEOUT
+        assert network.open == 0
+    nursery.cancel_scope.cancel()
+
+
+async def test_one_silent_body_does_not_end_another(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Each has its own limit, however they interleave."""
+
+    async def script(stream: trio.abc.Stream) -> None:
+        head, _ = await read_request(stream)
+        await stream.send_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n")
+        await trio.sleep(float(head.target[1:]))
+        await stream.send_all(b"ok")
+
+    reasons: dict[float, str] = {}
+
+    async def receive(seconds: float) -> None:
+        async with await transport.send(request_to(target=b"/%d" % seconds)) as answer:
+            try:
+                assert await read_all(answer) == b"ok"
+                reasons[seconds] = "ok"
+            except UpstreamError as error:
+                reasons[seconds] = error.reason
+
+    network = Network(nursery, script)
+    async with DirectTransport(network.connect) as transport, trio.open_nursery() as readers:
+        for seconds in (BODY_TIMEOUT + 10, 5, BODY_TIMEOUT - 10, BODY_TIMEOUT + 100):
+            readers.start_soon(receive, seconds)
+            await trio.sleep(20)
+    assert sorted(reasons.items()) == [(5, "ok"), (290, "ok"), (310, "timeout"), (400, "timeout")]
+    nursery.cancel_scope.cancel()
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when a task has been running for the n-th time."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
+        self._task = task
+        self._scope = scope
+        self._step = step
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._step -= 1
+            if self._step == 0:
+                self._scope.cancel()
+
+
+async def slowly(stream: trio.abc.Stream) -> None:
+    """Answers with a pause before each byte, so that the client waits everywhere it can."""
+    for _ in range(2):
+        await read_request(stream)
+        for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n":
+            await trio.sleep(1)
+            await stream.send_all(bytes([byte]))
+
+
+async def stale(stream: trio.abc.Stream) -> None:
+    await answer_once(stream)
+    await read_request(stream)
+    await trio.sleep(1)
+
+
+@pytest.mark.parametrize("scripts", [(slowly,), (stale, slowly)], ids=["reused", "repeated"])
+@pytest.mark.parametrize("body", [b"", bytes(100_000)], ids=["small", "big"])
+def test_cancellation_leaves_nothing_open(scripts: tuple[Script, ...], body: bytes) -> None:
+    """Cancelled at each of its checkpoints in turn: no connection stays open but idle ones that are fit for use."""
+
+    async def run(step: int) -> bool:
+        async def client(scope: trio.CancelScope) -> None:
+            with scope:
+                for _ in range(2):
+                    await ask(transport, request_to(body=body))
+
+        async with trio.open_nursery() as providers:
+            network = Network(providers, *scripts)
+            async with DirectTransport(network.connect) as transport:
+                scope = trio.CancelScope()
+                async with trio.open_nursery() as nursery:
+                    nursery.start_soon(client, scope)
+                    [task] = nursery.child_tasks
+                    instrument = CancelAt(task, scope, step)
+                    trio.lowlevel.add_instrument(instrument)
+                trio.lowlevel.remove_instrument(instrument)
+                if scope.cancelled_caught:
+                    idle = [connection for stack in transport._idle.values() for connection in stack]
+                    assert network.open == len(idle)
+                    for connection in idle:
+                        assert connection.codec.reusable
+                assert transport._reading == {}
+            assert network.open == 0
+            providers.cancel_scope.cancel()
+        return scope.cancelled_caught
+
+    step = 1
+    while trio.run(run, step, clock=trio.testing.MockClock(autojump_threshold=0)):
+        step += 1
+    assert step > 20
