@@ -194,7 +194,7 @@ class _Version(argparse.Action):
     """Looks the version up only when it is asked for: that takes longer than all other parsing."""
 
     def __init__(self, **settings: Any) -> None:
-        super().__init__(nargs=0, **settings)
+        super().__init__(nargs=0, default=argparse.SUPPRESS, **settings)
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
@@ -221,9 +221,7 @@ class _EnvironmentValue(str):
     variable: str
 
 
-def _setting(
-    parser: argparse._ActionsContainer, *names: str, help: str, required: bool = False, **settings: Any
-) -> None:
+def _setting(parser: argparse.ArgumentParser, *names: str, help: str, required: bool = False, **settings: Any) -> None:
     """An option that may also stand in an environment variable named after it; the command line goes first."""
     variable = "ONWARDS_" + names[-1].lstrip("-").replace("-", "_").upper()
     text = os.environ.get(variable)
@@ -248,10 +246,9 @@ def _naming_the_variable(convert: Callable[[str], _T]) -> Callable[[str], _T]:
 
 
 def _switch(parser: argparse.ArgumentParser, short: str, name: str, help: str) -> None:
-    """On by default; `--NAME`, `--NAME true`, `--NAME false` or `--no-NAME`."""
-    group = parser.add_mutually_exclusive_group()
-    _setting(group, short, name, type=_bool, nargs="?", const=True, default=True, metavar="true|false", help=help)
-    group.add_argument(f"--no-{name[2:]}", dest=name[2:], action="store_const", const=False, help="switch that off")
+    """On by default; `--NAME`, `--NAME true`, `--NAME false` or `--no-NAME`, of which the last one counts."""
+    _setting(parser, short, name, type=_bool, nargs="?", const=True, default=True, metavar="true|false", help=help)
+    parser.add_argument(f"--no-{name[2:]}", dest=name[2:], action="store_const", const=False, help="switch that off")
 
 
 def _bool(text: str) -> bool:
