@@ -1,0 +1,114 @@
+"""Holds the documentation to what the program does: every config, command and link in it."""
+
+import json
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import attrs
+import jsonschema
+import pytest
+
+import onwards_core
+from onwards_core import json_schema, load_config
+from onwards_trio._cli import _parser
+
+ROOT = Path(__file__).parent.parent
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def blocks(language: str) -> list:
+    """Each fenced block of a language, named after its page and line."""
+    found = []
+    for page in PAGES:
+        text = page.read_text()
+        for block in re.finditer(rf"^( *)```{language}\n(.*?)^ *```$", text, re.DOTALL | re.MULTILINE):
+            line = text.count("\n", 0, block.start()) + 1
+            found.append(pytest.param(block[2], id=f"{page.name}:{line}"))
+    return found
+
+
+@pytest.mark.parametrize("text", blocks("json"))
+def test_each_config_is_valid(text):
+    """Every JSON block is a config that the schema accepts and that loads without a warning."""
+    raw = text.encode()
+    jsonschema.Draft202012Validator(json_schema()).validate(json.loads(raw))
+    assert load_config(raw, lambda kind, name: f"secret of {kind} {name}").warnings == ()
+
+
+def onwards_commands() -> list:
+    commands = []
+    for block in blocks("sh"):
+        for line in block.values[0].splitlines():
+            words = shlex.split(line.partition(">")[0])
+            if words and words[0] == "onwards":
+                commands.append(pytest.param(words[1:], id=f"{block.id} {words[1]}"))
+    return commands
+
+
+@pytest.mark.parametrize("words", onwards_commands())
+def test_each_command_is_understood(words):
+    """Every `onwards` command line in a page parses. What the commands do is tested with the command line."""
+    assert callable(_parser().parse_args(words).run)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_link_leads_somewhere(page):
+    """Links between pages name a file that exists, and a heading in it."""
+    for target in re.findall(r"\]\(([^)]+)\)", page.read_text()):
+        if "://" in target:
+            continue
+        file, _, anchor = target.partition("#")
+        linked = (page.parent / file).resolve() if file else page
+        assert linked.exists(), target
+        if anchor:
+            headings = re.findall(r"^#+ (.*)$", linked.read_text(), re.MULTILINE)
+            assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}, target
+
+
+def test_the_embedding_example_does_what_it_says(tmp_path):
+    """The page's Python block prints the text block after it."""
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    code, output = re.search(r"```python\n(.*?)```\n\n```text\n(.*?)```", page, re.DOTALL).groups()
+    (tmp_path / "example.py").write_text(code)
+    run = subprocess.run([sys.executable, tmp_path / "example.py"], capture_output=True, text=True, check=True)
+    assert run.stdout == output
+
+
+SECTIONS = {
+    "Pool": "PoolConfig",
+    "Provider": "ProviderConfig",
+    "Target": "TargetConfig",
+    "Rate limit": "RateLimit",
+    "Concurrency limit": "ConcurrencyLimit",
+    "Fallback": "FallbackConfig",
+    "Auth": "AuthConfig",
+    "Key definition": "KeyDefinition",
+}
+
+
+@pytest.mark.parametrize(("heading", "name"), SECTIONS.items())
+def test_the_reference_has_every_field(heading, name):
+    """The configuration reference lists exactly the fields of each class (a target: those that a provider lacks)."""
+    page = (ROOT / "docs" / "configuration.md").read_text()
+    section = page.partition(f"### {heading}\n")[2].partition("\n#")[0]
+    fields = {field.name for field in attrs.fields(getattr(onwards_core, name))}
+    if name == "TargetConfig":
+        fields -= {field.name for field in attrs.fields(onwards_core.ProviderConfig)}
+    assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == fields
+
+
+def test_the_command_line_page_has_every_option():
+    """Each option of each subcommand is in the page, and the page has no other."""
+    page = (ROOT / "docs" / "command-line.md").read_text()
+    commands = next(action for action in _parser()._actions if action.choices).choices
+    options = {
+        option
+        for parser in commands.values()
+        for action in parser._actions
+        for option in action.option_strings
+        if option.startswith("--") and option != "--help"
+    }
+    assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) == options
