@@ -4,6 +4,7 @@ import json
 import os
 import time
 from random import Random
+from typing import assert_never
 
 import trio
 
@@ -80,16 +81,19 @@ async def _ask(port: int) -> None:
     async with await trio.open_tcp_stream(_HOST, port) as stream:
         await stream.send_all(codec.request("POST", b"/v1/chat/completions", headers, body))
         while True:
-            match codec.next_event():
+            event = codec.next_event()
+            match event:
                 case Signal.NEED_DATA:
                     codec.receive(bytes(await stream.receive_some()))
-                case bytes() as data:
-                    for event in framer.feed(data):
-                        print(_text(event), end="", flush=True)
+                case bytes():
+                    for message in framer.feed(event):
+                        print(_text(message), end="", flush=True)
                 case ResponseHead():
                     pass
                 case Signal.END | Signal.CLOSED | Malformed():
                     return  # the gateway's own record says how it went
+                case _:
+                    assert_never(event)
 
 
 def _text(event: bytes | None) -> str:

@@ -5,7 +5,7 @@ It says nothing of worth, but at the pace and with the failures that were asked 
 
 import time
 from random import Random
-from typing import NoReturn
+from typing import assert_never
 
 import attrs
 import trio
@@ -38,13 +38,12 @@ class MockOptions:
     """Determines the texts and which requests fail."""
 
 
-async def serve_mock(options: MockOptions, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> NoReturn:
+async def serve_mock(options: MockOptions, *, task_status: trio.TaskStatus[str] = trio.TASK_STATUS_IGNORED) -> None:
     """Serve until cancelled. Starts with the base URL to give to a client. Raises `OSError` for a busy port."""
     listeners = await open_listeners(options.host, options.port)
     host = f"[{options.host}]" if ":" in options.host else options.host
     task_status.started(f"http://{host}:{listeners[0].socket.getsockname()[1]}/v1/")
     await trio.serve_listeners(MockProvider(options).serve_connection, listeners)
-    raise AssertionError("serving ends by cancellation")
 
 
 async def run_mock(options: MockOptions) -> None:
@@ -114,22 +113,26 @@ async def _read_request(stream: trio.abc.Stream, codec: H11ServerCodec) -> tuple
     head: RequestHead | None = None
     body = bytearray()
     while True:
-        match codec.next_event():
+        event = codec.next_event()
+        match event:
             case Signal.NEED_DATA:
                 codec.receive(bytes(await stream.receive_some(_READ)))
-            case RequestHead() as head:
+            case RequestHead():
+                head = event
                 if head.expects_continue:
                     await stream.send_all(codec.continue_100())
-            case bytes() as piece:
-                body += piece
-            case Malformed() as fault:
-                await stream.send_all(codec.respond(fault.status, _PLAIN, fault.message.encode()))
+            case bytes():
+                body += event
+            case Malformed():
+                await stream.send_all(codec.respond(event.status, _PLAIN, event.message.encode()))
                 return None
             case Signal.CLOSED:
                 return None
             case Signal.END:
                 assert head is not None
                 return head, bytes(body)
+            case _:
+                assert_never(event)
 
 
 async def _sleep_until(deadline: float) -> None:

@@ -291,7 +291,7 @@ def _embeddings(call: Call) -> Answer:
                 tokens += len(tokenize(item))
             case list():
                 tokens += len(item)
-            case int():
+            case _:
                 tokens += 1
     usage = {"prompt_tokens": tokens, "total_tokens": tokens}
     return _json({"object": "list", "data": data, "model": body.model, "usage": usage})
