@@ -8,9 +8,9 @@ import urllib.request
 from pathlib import Path
 
 import pytest
-from tests.trio.program_support import read_until, run, running
 
 from onwards_trio._cli import _innermost, _parser, _problems, main
+from tests.trio.program_support import read_until, run, running
 
 CONFIG = {
     "targets": {

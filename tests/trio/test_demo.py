@@ -7,6 +7,7 @@ import signal
 import urllib.request
 
 import pytest
+
 from tests.trio.program_support import read_until, running
 
 
