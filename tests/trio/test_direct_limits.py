@@ -18,7 +18,8 @@ from tests.trio.upstream_support import (
 )
 
 from onwards_trio._upstream import UpstreamError
-from onwards_trio._upstream._direct import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME, DirectTransport
+from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
+from onwards_trio._upstream._direct import DirectTransport
 
 
 async def test_idle_connections_expire(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:

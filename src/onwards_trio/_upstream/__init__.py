@@ -1,52 +1,10 @@
 """Transports: how a request reaches a provider and its answer comes back.
 
-`_direct` speaks HTTP/1.1 over connections of its own, `_httpcore` does HTTP/2 and upstream proxies.
+`_direct` speaks HTTP/1.1 over connections of its own, `_httpcore` does HTTP/2 and upstream proxies, `Transports`
+chooses between them.
 """
 
-from types import TracebackType
-from typing import Protocol, Self
+from onwards_trio._upstream._choose import Transports
+from onwards_trio._upstream._protocol import Answer, Transport, UpstreamError
 
-from onwards_core import FailureReason, Headers, SendUpstream
-
-
-class UpstreamError(Exception):
-    """There is no answer, or no more of it. The reason is all that may be told to anyone."""
-
-    def __init__(self, reason: FailureReason) -> None:
-        super().__init__(reason)
-        self.reason = reason
-
-
-class Answer(Protocol):
-    """A provider's response whose head has arrived; an async context manager.
-
-    Leaving it with the body read to its end makes the connection available again, leaving it earlier closes
-    the connection at once, without waiting for the peer.
-    """
-
-    status: int
-    headers: Headers
-
-    async def receive(self) -> bytes:
-        """The next piece of the body as it arrives, `b""` at its proper end. Raises `UpstreamError`."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
-
-
-class Transport(Protocol):
-    """An async context manager around its idle connections: leaving it closes them all."""
-
-    async def send(self, request: SendUpstream) -> Answer:
-        """Send the request and wait for the response head. Raises `UpstreamError`."""
-        ...
-
-    async def __aenter__(self) -> Self: ...
-
-    async def __aexit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+__all__ = ["Answer", "Transport", "Transports", "UpstreamError"]

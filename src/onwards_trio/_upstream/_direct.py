@@ -8,28 +8,27 @@ Since that can still happen while our request is under way, a reused connection 
 response is replaced by a fresh one, once.
 """
 
-import socket
 import ssl
 from collections import deque
-from collections.abc import Awaitable, Callable
 from types import TracebackType
 from typing import Self, TypeAlias
 
 import trio
 
 from onwards_core import SendUpstream
-from onwards_trio._upstream import UpstreamError
+from onwards_trio._upstream._connect import (
+    BODY_TIMEOUT,
+    CONNECT_TIMEOUT,
+    IDLE_LIMIT,
+    IDLE_TIME,
+    Connect,
+    is_stale,
+    tcp_or_tls,
+    under_tls,
+)
+from onwards_trio._upstream._protocol import UpstreamError
 from onwards_trio._wire import Malformed, ResponseHead, Signal
 from onwards_trio._wire._h11 import H11ClientCodec
-
-CONNECT_TIMEOUT = 10.0
-"""Seconds for TCP and TLS together."""
-BODY_TIMEOUT = 300.0
-"""Seconds without a byte, in the middle of a body. There is no limit for the head: models think."""
-IDLE_TIME = 90.0
-"""Seconds that a connection waits for its next request."""
-IDLE_LIMIT = 100
-"""Idle connections per origin."""
 
 _READ_SIZE = 64 * 1024
 # A request of this size fits into the send buffer of any new or idle socket: sending it can't wait for the peer.
@@ -37,28 +36,6 @@ _SENT_AT_ONCE = 16 * 1024
 
 Origin: TypeAlias = tuple[str, str, int]
 """Scheme, host, port."""
-Connect: TypeAlias = Callable[[str, str, int], Awaitable[trio.abc.Stream]]
-"""Opens a connection to an origin. Raises `OSError` or `trio.BrokenResourceError`."""
-
-
-def tcp_or_tls(context: ssl.SSLContext) -> Connect:
-    """Connections over the network: plain TCP for `http`, verified by `context` for `https`."""
-
-    async def connect(scheme: str, host: str, port: int) -> trio.abc.Stream:
-        tcp = await trio.open_tcp_stream(host, port)
-        tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        if scheme == "http":
-            return tcp
-        # A missing close_notify is an error: a body that ends with its connection might have been cut.
-        tls = trio.SSLStream(tcp, context, server_hostname=host)
-        try:
-            await tls.do_handshake()
-        except BaseException:
-            await trio.aclose_forcefully(tcp)
-            raise
-        return tls
-
-    return connect
 
 
 def verifying_context() -> ssl.SSLContext:
@@ -82,17 +59,13 @@ class _Connection:
         self.idle_since = 0.0
         self.timed_out = False
         self._stream = stream
-        # What is under all TLS: closing this says no goodbye, which would have to be waited for.
-        self._transport = stream
-        while isinstance(self._transport, trio.SSLStream):
-            self._transport = self._transport.transport_stream
+        self._transport = under_tls(stream)
         self._sent = False
         self._answered = False
 
     @property
     def stale(self) -> bool:
-        """Whether the provider has closed it, or said something unasked, as far as can be seen without waiting."""
-        return isinstance(self._transport, trio.SocketStream) and self._transport.socket.is_readable()
+        return is_stale(self._transport)
 
     def reusable(self) -> bool:
         """Whether both messages have ended properly. Reads on to the end of the response if that is here already."""

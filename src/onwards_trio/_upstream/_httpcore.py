@@ -1,0 +1,306 @@
+"""HTTP/2 and upstream proxies, over httpcore's connection classes.
+
+httpcore's own pool is not used: it searches through all connections for each request, and loses slots when
+requests are cancelled. In its place there is one stack per origin and proxy, of the connections that have room for
+another exchange: an HTTP/1.1 one when it's idle, an HTTP/2 one as long as the provider allows more streams.
+
+An exchange that ends early takes its connection out of use. Alone on it, it closes it; otherwise the provider is
+told to stop that stream, and the connection is closed with the last of the other exchanges.
+"""
+
+import logging
+import math
+import re
+import ssl
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, Self, TypeAlias
+from urllib.parse import unquote, urlsplit
+
+import h2.events
+import h2.exceptions
+import httpcore
+import socksio
+import trio
+from h2.errors import ErrorCodes
+from h2.settings import SettingCodes
+from hyperframe.frame import RstStreamFrame
+
+from onwards_core import FailureReason, Headers, SendUpstream
+from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
+from onwards_trio._upstream._httpcore_io import Wire
+from onwards_trio._upstream._protocol import UpstreamError
+
+# At DEBUG these would log header values and the proxy's password.
+for _name in ("httpcore", "hpack"):
+    logging.getLogger(_name).setLevel(logging.INFO)
+
+# httpcore allows itself no more streams than that on a connection.
+_STREAM_LIMIT = 100
+
+_Key: TypeAlias = tuple[str, str, int, bool, str | None]
+"""Scheme, host, port, whether to offer HTTP/2, proxy."""
+
+_FAULTS = (
+    httpcore.ConnectionNotAvailable,
+    httpcore.NetworkError,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+    h2.exceptions.H2Error,  # comes through where httpcore reads a body
+    socksio.SOCKSError,
+    trio.BrokenResourceError,  # from a TLS handshake
+    OSError,  # from connecting
+    ValueError,  # a status that is no number; addresses that socksio can't read
+)
+
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+")
+_VALUE = re.compile(rb"[\t\x20-\x7e\x80-\xff]*")
+
+
+class _Unprocessed(UpstreamError):
+    """The request has not been processed, as far as that can be seen."""
+
+    def __init__(self) -> None:
+        super().__init__("reset")
+
+
+class _Link:
+    """A connection, and what httpcore doesn't keep track of."""
+
+    def __init__(self, key: _Key, context: ssl.SSLContext) -> None:
+        self.key = key
+        self.wire = Wire()
+        self.connection = _connection(key, context, self.wire)
+        self.exchanges = 0
+        self.capacity = 1  # until an HTTP/2 provider says how many streams it allows
+        self.idle_since = 0.0
+        self.retired = False
+
+    @property
+    def has_room(self) -> bool:
+        return not self.retired and self.exchanges < self.capacity and self.connection.is_available()
+
+    @property
+    def expired(self) -> bool:
+        return not self.exchanges and (self.idle_since + IDLE_TIME <= trio.current_time() or self.wire.stale)
+
+
+def _connection(key: _Key, context: ssl.SSLContext, wire: Wire) -> httpcore.AsyncConnectionInterface:
+    scheme, host, port, http2, proxy = key
+    origin = httpcore.Origin(scheme.encode(), host.encode(), port)
+    if proxy is None:
+        return httpcore.AsyncHTTPConnection(origin, ssl_context=context, http2=http2, network_backend=wire)
+    url = urlsplit(proxy)
+    auth = (unquote(url.username), unquote(url.password or "")) if url.username else None
+    # httpcore makes a proxy's connections in the pool's class only; none is ever opened in this pool.
+    kind = httpcore.AsyncSOCKSProxy if url.scheme.startswith("socks5") else httpcore.AsyncHTTPProxy
+    address = httpcore.URL(scheme=url.scheme, host=url.hostname or "", port=url.port, target="/")
+    pool = kind(address, proxy_auth=auth, ssl_context=context, http2=http2, network_backend=wire)
+    return pool.create_connection(origin)
+
+
+class _Progress:
+    """What httpcore tells about one exchange, in its `trace` extension."""
+
+    def __init__(self, link: _Link) -> None:
+        self.connecting = trio.CancelScope(deadline=trio.current_time() + CONNECT_TIMEOUT)
+        self.begun = False
+        self.stream_id: int | None = None
+        """Of an HTTP/2 stream that the provider knows of."""
+        self._link = link
+
+    async def __call__(self, event: str, info: dict[str, Any]) -> None:
+        match event:
+            case "http11.send_request_headers.started" | "http2.send_request_headers.started":
+                if info["request"].method != b"CONNECT":  # That one is for the proxy.
+                    self.begun = True
+                    self.connecting.deadline = math.inf
+                    self._stream_id = info.get("stream_id")
+            case "http2.send_request_headers.complete":
+                self.stream_id = self._stream_id
+            case "http2.receive_remote_settings.complete":
+                allowed = info["return_value"].changed_settings.get(SettingCodes.MAX_CONCURRENT_STREAMS)
+                if allowed and allowed.new_value:
+                    self._link.capacity = min(allowed.new_value, _STREAM_LIMIT)
+
+
+def _reason(error: Exception, link: _Link) -> FailureReason:
+    cause = error.args[0] if error.args else None
+    lost = link.wire.ended or isinstance(error, httpcore.NetworkError) or isinstance(cause, h2.events.Event)
+    return "reset" if lost else "protocol"
+
+
+def _checked_headers(response: httpcore.Response) -> Headers:
+    """The fields in lower case. Raises `UpstreamError` for what could not be sent on: HTTP/2 can carry anything."""
+    headers = [(name.lower(), value.strip(b" \t")) for name, value in response.headers]
+    names = [name for name, _ in headers]
+    if (
+        not 200 <= response.status <= 599
+        or not all(_NAME.fullmatch(name) and _VALUE.fullmatch(value) for name, value in headers)
+        or (b"content-length" in names and b"transfer-encoding" in names)
+    ):
+        raise UpstreamError("protocol")
+    return headers
+
+
+async def _respond(link: _Link, request: SendUpstream, progress: _Progress) -> httpcore.Response:
+    scheme, host, port, *_ = link.key
+    http_request = httpcore.Request(
+        request.method,
+        httpcore.URL(scheme=scheme, host=host, port=port, target=request.target),
+        headers=request.headers,
+        content=request.body,
+        extensions={"trace": progress},
+    )
+    with progress.connecting:
+        return await link.connection.handle_async_request(http_request)
+    raise UpstreamError("timeout")
+
+
+class HttpcoreTransport:
+    """Implements `Transport`."""
+
+    def __init__(self, context: ssl.SSLContext | None = None) -> None:
+        # Not to be shared with others: httpcore sets the protocols to offer in it, for each connection anew.
+        self._context = context or ssl.create_default_context()
+        self._roomy: dict[_Key, list[_Link]] = {}  # the one used last is last
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        with trio.CancelScope(shield=True):  # Nothing in here waits: closing is forceful.
+            for links in self._roomy.values():
+                while links:
+                    await links.pop().wire.close()
+
+    async def send(self, request: SendUpstream) -> "HttpcoreAnswer":
+        provider = request.provider
+        key = (provider.url.scheme, provider.url.host, provider.url.port, provider.http2, provider.proxy)
+        reused = await self._take(key)
+        if reused:
+            try:
+                return await self._ask(reused, request)
+            except _Unprocessed:
+                pass
+        try:
+            fresh = _Link(key, self._context)
+        except (KeyError, ValueError) as error:  # The proxy's URL is none.
+            raise UpstreamError("connect") from error
+        return await self._ask(fresh, request)
+
+    async def _take(self, key: _Key) -> _Link | None:
+        links = self._roomy.get(key)
+        while links:
+            link = links[-1]
+            if link.has_room and not link.expired:
+                return link
+            links.pop()
+            if not link.exchanges:
+                await link.wire.close()
+        return None
+
+    async def _ask(self, link: _Link, request: SendUpstream) -> "HttpcoreAnswer":
+        progress = _Progress(link)
+        received = link.wire.received
+        link.exchanges += 1
+        self._sort(link)
+        try:
+            answer = HttpcoreAnswer(self, link, progress, await _respond(link, request, progress))
+        except _FAULTS as error:
+            await self.release(link, progress, complete=False)
+            if isinstance(error, httpcore.ConnectionNotAvailable):
+                raise _Unprocessed from None
+            if not progress.begun:
+                raise UpstreamError("connect") from None
+            reason = _reason(error, link)
+            if reason == "reset" and link.wire.received == received:
+                raise _Unprocessed from None
+            raise UpstreamError(reason) from None
+        except BaseException:
+            await self.release(link, progress, complete=False)
+            raise
+        self._sort(link)  # By now an HTTP/2 provider has told its capacity.
+        return answer
+
+    async def release(self, link: _Link, progress: _Progress, *, complete: bool) -> None:
+        """One exchange on the connection is over. Unless it was complete, there will be no others."""
+        link.exchanges -= 1
+        link.retired = link.retired or not complete
+        link.idle_since = trio.current_time()
+        self._sort(link)
+        if link.exchanges:
+            if not complete and progress.stream_id and link.wire.stream:
+                frame = RstStreamFrame(progress.stream_id, error_code=ErrorCodes.CANCEL)
+                with suppress(httpcore.WriteError):
+                    await link.wire.stream.write(frame.serialize())
+        elif link not in self._roomy[link.key]:
+            await link.wire.close()
+
+    def _sort(self, link: _Link) -> None:
+        """Put the connection on top of its stack, or take it away if it has no room."""
+        links = self._roomy.setdefault(link.key, [])
+        if link in links:
+            links.remove(link)
+        if link.has_room and (link.exchanges or sum(not other.exchanges for other in links) < IDLE_LIMIT):
+            links.append(link)
+
+
+class HttpcoreAnswer:
+    """Implements `Answer`."""
+
+    def __init__(
+        self, transport: HttpcoreTransport, link: _Link, progress: _Progress, response: httpcore.Response
+    ) -> None:
+        self.status = response.status
+        self.headers = _checked_headers(response)
+        self._transport = transport
+        self._link = link
+        self._progress = progress
+        self._response = response
+        self._body = response.aiter_stream()
+        self._ended = False
+        self._failure: FailureReason | None = None
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        complete = False
+        try:
+            if self._ended:
+                await self._response.aclose()
+                complete = True
+            else:
+                await self._drop_body()
+        finally:
+            await self._transport.release(self._link, self._progress, complete=complete)
+
+    async def _drop_body(self) -> None:
+        """End httpcore's generators, cancelled instead of closed: closing one leaves those inside of it behind."""
+        with suppress(*_FAULTS), trio.CancelScope() as scope:
+            scope.cancel()
+            async for _ in self._body:
+                pass
+
+    async def receive(self) -> bytes:
+        if self._failure:
+            raise UpstreamError(self._failure)
+        self._failure = "timeout"  # And once interrupted, a body can't be read on.
+        with trio.move_on_after(BODY_TIMEOUT):
+            try:
+                async for piece in self._body:
+                    if piece:
+                        self._failure = None
+                        return piece
+                self._ended = True
+                self._failure = None
+            except _FAULTS as error:
+                self._failure = _reason(error, self._link)
+        if self._failure:
+            raise UpstreamError(self._failure)
+        return b""
