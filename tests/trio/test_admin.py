@@ -1,0 +1,61 @@
+"""The routes on the metrics port."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+import trio.testing
+
+from onwards_core import Record
+from onwards_trio._admin import admin
+from onwards_trio._metrics import Metrics
+from onwards_trio._server import Server
+from tests.trio.gateway_support import Client
+
+
+@asynccontextmanager
+async def operator(*, ready: bool = True) -> AsyncIterator[Client]:
+    """A client of the admin routes, of a gateway that has answered one request."""
+    metrics = Metrics("own", list)
+    metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
+    ours, theirs = trio.testing.memory_stream_pair()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(Server(admin(metrics, lambda: ready)).serve_stream, ours)
+        yield Client(theirs)
+        await theirs.aclose()
+
+
+def ask(path: str, method: str = "GET") -> bytes:
+    return f"{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+
+
+async def test_metrics() -> None:
+    """Prometheus' text format, under its content type."""
+    async with operator() as client:
+        got = await client.ask(ask("/metrics"))
+        assert (got.status, got.headers[b"content-type"]) == (200, b"text/plain; version=0.0.4; charset=utf-8")
+        assert b'own_http_requests_total{endpoint="/v1/models",method="GET",status="200"} 1.0\n' in got.body
+
+
+@pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])
+async def test_readiness(ready: bool, status: int) -> None:
+    """Only a gateway that takes requests is ready; one that drains is healthy all the same."""
+    async with operator(ready=ready) as client:
+        assert (await client.ask(ask("/readyz?verbose=1"))).status == status
+        assert (await client.ask(ask("/healthz"))).status == 200
+
+
+async def test_head() -> None:
+    """What checks use that want no body."""
+    async with operator() as client:
+        got = await client.ask(ask("/healthz", "HEAD"))
+        assert (got.status, got.body) == (200, b"")
+
+
+async def test_nothing_else() -> None:
+    """Other paths are not found, other methods not allowed."""
+    async with operator() as client:
+        assert (await client.ask(ask("/"))).status == 404
+        got = await client.ask(ask("/metrics", "POST"))
+        assert (got.status, got.headers[b"allow"]) == (405, b"GET, HEAD")
