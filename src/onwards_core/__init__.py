@@ -15,10 +15,8 @@ from onwards_core._config import (
     PoolConfig,
     ProviderConfig,
     RateLimit,
-    Secret,
     Strategy,
     TargetConfig,
-    Url,
     load_config,
 )
 from onwards_core._errors import error
@@ -35,6 +33,7 @@ from onwards_core._exchange import Exchange, Gateway
 from onwards_core._record import Attempt, Outcome, Record
 from onwards_core._schema import json_schema
 from onwards_core._snapshot import Pool, Provider, Snapshot
+from onwards_core._values import Secret, Url
 
 __all__ = [
     "Action",

@@ -10,20 +10,21 @@ from collections.abc import Callable, Iterable, Mapping
 import attrs
 
 from onwards_core._config import (
+    AuthConfig,
     ConcurrencyLimit,
     Config,
     FallbackConfig,
     PoolConfig,
     ProviderConfig,
     RateLimit,
-    Secret,
     Strategy,
+    Target,
     TargetConfig,
-    Url,
 )
 from onwards_core._fallback import FallbackPolicy
 from onwards_core._keys import KeyHasher, KeyLimits, KeySet
 from onwards_core._ledger import Limit, Rate
+from onwards_core._values import Secret, Url
 
 
 @attrs.frozen(eq=False)
@@ -88,14 +89,15 @@ class Snapshot:
         so that counters survive a reload. `created`: the age to report for the models, in seconds of Unix time.
         """
         hasher = KeyHasher(hash_key)
-        definitions = config.auth.key_definitions
+        auth = config.auth or AuthConfig()
+        definitions = auth.key_definitions or {}
         defined = {name: hasher.configured(definition.key.reveal()) for name, definition in definitions.items()}
 
         def digests(keys: Iterable[Secret]) -> frozenset[bytes]:
             texts = [key.reveal() for key in keys]
             return frozenset(defined.get(text) or hasher.configured(text) for text in texts)
 
-        shared = digests(config.auth.global_keys)
+        shared = digests(auth.global_keys)
 
         def key_set(keys: Iterable[Secret] | None) -> KeySet | None:
             if keys is None and not shared:
@@ -116,7 +118,7 @@ class Snapshot:
         )
 
 
-def _as_pool(target: PoolConfig | list[TargetConfig] | TargetConfig) -> PoolConfig:
+def _as_pool(target: Target) -> PoolConfig:
     """The two older formats are pools without settings of their own; the first target's keys guard the pool."""
     if isinstance(target, PoolConfig):
         return target

@@ -1,0 +1,66 @@
+"""The config file's JSON Schema, derived from its classes."""
+
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+import attrs
+
+from onwards_core._config import Config, Strategy
+from onwards_core._values import Kind, SecretKind
+
+
+def json_schema() -> dict[str, object]:
+    """A JSON Schema (2020-12) that editors can use. It knows no field that `load_config` would warn about."""
+    definitions: dict[str, object] = {}
+    root = _class_schema(Config, definitions)
+    properties = {"$schema": {"type": "string", "description": "For editors; not read."}, **root["properties"]}
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "onwards config file",
+        **root,
+        "properties": properties,
+        "$defs": definitions,
+    }
+
+
+def _class_schema(cls: type[attrs.AttrsInstance], definitions: dict[str, object]) -> dict[str, Any]:
+    fields = [field for field in attrs.fields(cls) if field.init]
+    return {
+        "description": cls.__doc__,
+        "type": "object",
+        "properties": {field.name: _field_schema(field, definitions) for field in fields},
+        "required": [field.name for field in fields if field.default is attrs.NOTHING],
+        "additionalProperties": False,
+    }
+
+
+def _field_schema(field: "attrs.Attribute[Any]", definitions: dict[str, object]) -> dict[str, object]:
+    schema = {**_type_schema(field.type, definitions), "description": field.metadata["description"]}
+    default = field.default.value if isinstance(field.default, Strategy) else field.default
+    if isinstance(default, bool | int | str):
+        schema["default"] = default
+    return schema
+
+
+def _type_schema(cl: Any, definitions: dict[str, object]) -> dict[str, object]:
+    for item in getattr(cl, "__metadata__", ()):
+        if isinstance(item, Kind | SecretKind):
+            return dict(item.schema)
+    if cl is NoneType:
+        return {"type": "null"}
+    if attrs.has(cl):
+        if cl.__name__ not in definitions:
+            definitions[cl.__name__] = {}  # Holds its place, should it refer to itself.
+            definitions[cl.__name__] = _class_schema(cl, definitions)
+        return {"$ref": f"#/$defs/{cl.__name__}"}
+    if get_origin(cl) is list:
+        return {"type": "array", "items": _type_schema(get_args(cl)[0], definitions)}
+    if get_origin(cl) is dict:
+        names, values = get_args(cl)
+        schema: dict[str, object] = {"type": "object", "additionalProperties": _type_schema(values, definitions)}
+        if names is not str:
+            schema["propertyNames"] = _type_schema(names, definitions)
+        return schema
+    if cl is Strategy:
+        return {"enum": [member.value for member in Strategy]}
+    return {"anyOf": [_type_schema(arg, definitions) for arg in get_args(cl)]}  # a union
