@@ -1,0 +1,58 @@
+"""The config file, read with the secrets that it points to."""
+
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+from onwards_core import Config, Snapshot, load_config
+
+SECRET_LIMIT: Final = 64 * 1024
+"""Bytes of a file with a secret. What is longer holds something else."""
+
+_log = logging.getLogger("onwards.config")
+
+
+def load_file(path: Path) -> Config:
+    """Read a config file. Raises `ConfigError` for what is wrong in it, `OSError` if it can't be read.
+
+    Paths of secrets are relative to the file's folder.
+    """
+
+    def resolve(kind: str, name: str) -> str:
+        if kind == "file":
+            return _read_secret(path.parent / name)
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise LookupError(f"the environment variable {name} is not set") from None
+
+    return load_config(path.read_bytes(), resolve)
+
+
+def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
+    """Read and compile a config file, and log what is odd about it. Raises as `load_file` does."""
+    created = int(path.stat().st_mtime)
+    config = load_file(path)
+    for warning in config.warnings:
+        _log.warning("%s: %s", path, warning)
+    return Snapshot.compile(config, hash_key=hash_key, created=created)
+
+
+def _read_secret(path: Path) -> str:
+    try:
+        # A pipe or a device might never end.
+        path.stat()  # says why, where `is_file` only says no
+        if not path.is_file():
+            raise LookupError(f"{path} is not a regular file")
+        with path.open("rb") as file:
+            raw = file.read(SECRET_LIMIT + 1)
+    except OSError as error:
+        raise LookupError(f"cannot read {path}: {error.strerror}") from None
+    if len(raw) > SECRET_LIMIT:
+        raise LookupError(f"{path} is too large for a secret")
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError:
+        raise LookupError(f"{path} is not a text in UTF-8") from None
+    return text.removesuffix("\n").removesuffix("\r")

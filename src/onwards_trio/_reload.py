@@ -1,0 +1,79 @@
+"""Keeps a gateway under the config that its file holds.
+
+The file is looked at four times a second: first its status, then, if that changed, a hash of its contents. That costs
+nothing, and sees files that are written in place, renamed over, or swapped by a symlink further up, alike.
+"""
+
+import hashlib
+import logging
+import os
+from pathlib import Path
+from typing import Final
+
+import trio
+
+from onwards_core import ConfigError, Gateway
+from onwards_trio._load import load_snapshot
+
+INTERVAL: Final = 0.25
+"""Seconds between two looks."""
+
+_log = logging.getLogger("onwards.config")
+
+
+class Reloader:
+    """Run `watch` in a task, and call `reload` whenever a reload is wanted at once.
+
+    To be made before the gateway's first snapshot is loaded, so that no change falls between.
+    """
+
+    def __init__(self, path: Path, hash_key: bytes) -> None:
+        self._path = path
+        self._hash_key = hash_key
+        self._status: tuple[int, ...] | None = None
+        self._contents: bytes | None = None
+        self._missing = False
+        self._one_at_a_time = trio.Lock()
+        self._changed()
+
+    async def watch(self, gateway: Gateway) -> None:
+        """Reload whenever the file changed. Never returns."""
+        while True:
+            await trio.sleep(INTERVAL)
+            if await trio.to_thread.run_sync(self._changed):
+                await self.reload(gateway)
+
+    async def reload(self, gateway: Gateway) -> None:
+        """Put the file's config in force, as a whole. If it can't be, log why; the old one stays."""
+        async with self._one_at_a_time:
+            try:
+                snapshot = await trio.to_thread.run_sync(load_snapshot, self._path, self._hash_key)
+            except ConfigError as error:
+                for problem in error.problems:
+                    _log.error("%s: %s", self._path, problem)
+                _log.error("%s not reloaded: the config from before stays in force", self._path)
+            except OSError as error:
+                _log.error("%s not reloaded: %s", self._path, error.strerror)
+            else:
+                gateway.snapshot = snapshot
+                _log.info("%s reloaded: %d targets", self._path, len(snapshot.pools))
+
+    def _changed(self) -> bool:
+        """Whether the file holds something else than the last time it was looked at. A missing one did not change."""
+        try:
+            found = os.stat(self._path)  # noqa: PTH116  # As cheap as it can be.
+            status = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            if status == self._status:
+                return False
+            contents = hashlib.sha256(self._path.read_bytes()).digest()
+        except OSError as error:
+            if not self._missing:
+                _log.warning("%s: %s; the config stays in force", self._path, error.strerror)
+            self._missing = True
+            self._status = None
+            return False
+        self._missing = False
+        self._status = status
+        changed = contents != self._contents
+        self._contents = contents
+        return changed
