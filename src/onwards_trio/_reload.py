@@ -56,6 +56,7 @@ class Reloader:
                 _log.error("%s not reloaded: %s", self._path, error.strerror)
             else:
                 gateway.snapshot = snapshot
+                gateway.ledger.prune(trio.current_time())
                 _log.info("%s reloaded: %d targets", self._path, len(snapshot.pools))
 
     def _changed(self) -> bool:

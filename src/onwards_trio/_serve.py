@@ -1,0 +1,90 @@
+"""The whole program: config, listeners, reload, metrics and signals, put together."""
+
+import logging
+import os
+import signal
+from pathlib import Path
+from random import Random
+
+import attrs
+import trio
+
+from onwards_core import Gateway, Record
+from onwards_trio._admin import admin
+from onwards_trio._drive import forward
+from onwards_trio._load import load_snapshot
+from onwards_trio._log import log_record
+from onwards_trio._metrics import Metrics
+from onwards_trio._reload import Reloader
+from onwards_trio._server import Server, open_listeners
+from onwards_trio._upstream import Transports
+
+_log = logging.getLogger("onwards")
+
+
+@attrs.frozen
+class Options:
+    """What the command line says."""
+
+    config: Path
+    host: str = "0.0.0.0"  # noqa: S104 - what a server is for
+    port: int = 3000
+    """0: one that the system chooses; the log says which. This holds for `metrics_port`, too."""
+    watch: bool = True
+    """Whether to reload the config when its file changes. SIGHUP does that in any case."""
+    metrics: bool = True
+    """Whether to serve metrics and health."""
+    metrics_host: str = "0.0.0.0"  # noqa: S104 - as `host`
+    metrics_port: int = 9090
+    metrics_prefix: str = "onwards"
+    drain_seconds: float = 30.0
+    """How long requests under way may take to finish when the process has been told to stop."""
+
+
+async def serve(options: Options) -> None:
+    """Run the gateway until SIGTERM or SIGINT, then drain it. To be called in the main thread.
+
+    Raises `ConfigError` for a config with mistakes, `OSError` for a file that can't be read or an address that can't
+    be listened on.
+    """
+    hash_key = os.urandom(32)
+    reloader = Reloader(options.config, hash_key)
+    gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
+    listeners = await open_listeners(options.host, options.port)
+    admin_listeners = await open_listeners(options.metrics_host, options.metrics_port) if options.metrics else []
+
+    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
+        async with Transports() as transport, trio.open_nursery() as nursery:
+
+            def observe(record: Record) -> None:
+                metrics.observe(record)
+                log_record(record)
+
+            server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds)
+            metrics = Metrics(options.metrics_prefix, server.under_way)
+
+            async def obey_signals() -> None:
+                async for number in signals:
+                    if number == signal.SIGHUP:
+                        nursery.start_soon(reloader.reload, gateway)
+                    elif server.draining:
+                        nursery.cancel_scope.cancel()
+                    else:
+                        _log.info("draining for at most %g seconds", options.drain_seconds)
+                        server.drain()
+
+            nursery.start_soon(obey_signals)
+            if options.watch:
+                nursery.start_soon(reloader.watch, gateway)
+            if admin_listeners:
+                nursery.start_soon(Server(admin(metrics, lambda: not server.draining)).serve, admin_listeners)
+                _announce("metrics on", admin_listeners)
+            _announce("listening on", listeners)
+            await server.serve(listeners)
+            nursery.cancel_scope.cancel()
+
+
+def _announce(what: str, listeners: list[trio.SocketListener]) -> None:
+    for listener in listeners:
+        host, port = listener.socket.getsockname()[:2]
+        _log.info("%s http://%s:%d", what, f"[{host}]" if ":" in host else host, port)
