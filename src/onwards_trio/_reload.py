@@ -32,7 +32,7 @@ class Reloader:
         self._hash_key = hash_key
         self._status: tuple[int, ...] | None = None
         self._contents: bytes | None = None
-        self._missing = False
+        self._missing = True  # Nothing to warn of yet: the first load says why the file can't be read.
         self._one_at_a_time = trio.Lock()
         self._changed()
 
