@@ -3,11 +3,11 @@
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trio.wire_support import CHUNKED, CUTS, HOST, answer, asked, drain, each_byte, feed, serve, split
 
 from onwards_trio._wire import Malformed, RequestHead, ResponseHead, Signal
 from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT
 from onwards_trio._wire._h11 import H11ServerCodec
+from tests.trio.wire_support import CHUNKED, CUTS, HOST, answer, asked, drain, each_byte, feed, serve, split
 
 GOOD_REQUESTS = {
     "without a body": b"GET /v1/models?a=b HTTP/1.1\r\n" + HOST + b"\r\n",

@@ -5,10 +5,10 @@ import traceback
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.trio.wire_support import CUTS, HOST, asked, drain, feed, serve, split
 
 from onwards_trio._wire import RequestHead, ResponseHead, Signal
 from onwards_trio._wire._h11 import H11ClientCodec, H11ServerCodec
+from tests.trio.wire_support import CUTS, HOST, asked, drain, feed, serve, split
 
 
 def test_keep_alive_and_pipelining() -> None:
