@@ -3,6 +3,7 @@
 import logging
 import os
 import signal
+from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 
@@ -50,38 +51,44 @@ async def serve(options: Options) -> None:
     hash_key = os.urandom(32)
     reloader = Reloader(options.config, hash_key)
     gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
-    listeners = await open_listeners(options.host, options.port)
-    admin_listeners = await open_listeners(options.metrics_host, options.metrics_port) if options.metrics else []
+    async with AsyncExitStack() as opened:
+        listeners = await _listen(opened, options.host, options.port)
+        admin_listeners = await _listen(opened, options.metrics_host, options.metrics_port) if options.metrics else []
+        signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        transport = await opened.enter_async_context(Transports())
+        nursery = await opened.enter_async_context(trio.open_nursery())
 
-    with trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP) as signals:
-        async with Transports() as transport, trio.open_nursery() as nursery:
+        def observe(record: Record) -> None:
+            metrics.observe(record)
+            log_record(record)
 
-            def observe(record: Record) -> None:
-                metrics.observe(record)
-                log_record(record)
+        server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds)
+        metrics = Metrics(options.metrics_prefix, server.under_way)
 
-            server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds)
-            metrics = Metrics(options.metrics_prefix, server.under_way)
+        async def obey_signals() -> None:
+            async for number in signals:
+                if number == signal.SIGHUP:
+                    nursery.start_soon(reloader.reload, gateway)
+                elif server.draining:
+                    nursery.cancel_scope.cancel()
+                else:
+                    _log.info("draining for at most %g seconds", options.drain_seconds)
+                    server.drain()
 
-            async def obey_signals() -> None:
-                async for number in signals:
-                    if number == signal.SIGHUP:
-                        nursery.start_soon(reloader.reload, gateway)
-                    elif server.draining:
-                        nursery.cancel_scope.cancel()
-                    else:
-                        _log.info("draining for at most %g seconds", options.drain_seconds)
-                        server.drain()
+        nursery.start_soon(obey_signals)
+        if options.watch:
+            nursery.start_soon(reloader.watch, gateway)
+        if options.metrics:
+            nursery.start_soon(Server(admin(metrics, lambda: not server.draining)).serve, admin_listeners)
+            _announce("metrics on", admin_listeners)
+        _announce("listening on", listeners)
+        await server.serve(listeners)
+        nursery.cancel_scope.cancel()
 
-            nursery.start_soon(obey_signals)
-            if options.watch:
-                nursery.start_soon(reloader.watch, gateway)
-            if admin_listeners:
-                nursery.start_soon(Server(admin(metrics, lambda: not server.draining)).serve, admin_listeners)
-                _announce("metrics on", admin_listeners)
-            _announce("listening on", listeners)
-            await server.serve(listeners)
-            nursery.cancel_scope.cancel()
+
+async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[trio.SocketListener]:
+    """Open listeners that are closed in any case, also if what comes after them can't be opened."""
+    return [await opened.enter_async_context(listener) for listener in await open_listeners(host, port)]
 
 
 def _announce(what: str, listeners: list[trio.SocketListener]) -> None:
