@@ -103,8 +103,7 @@ class Metrics:
             children = self._children[labels] = metrics
         requests, seconds, size = children
         requests.inc()
-        if record.ended is not None:
-            seconds.observe(record.ended - record.started)
+        seconds.observe((record.ended or record.started) - record.started)
         size.observe(record.bytes_sent)
 
     def expose(self) -> bytes:
