@@ -51,13 +51,13 @@ class Reloader:
             except ConfigError as error:
                 for problem in error.problems:
                     _log.error("%s: %s", self._path, problem)
-                _log.error("%s not reloaded: the config from before stays in force", self._path)
+                _log.error("config not reloaded: the one from before stays in force")
             except OSError as error:
-                _log.error("%s not reloaded: %s", self._path, error.strerror)
+                _log.error("config not reloaded: %s: %s", self._path, error.strerror)
             else:
                 gateway.snapshot = snapshot
                 gateway.ledger.prune(trio.current_time())
-                _log.info("%s reloaded: %d targets", self._path, len(snapshot.pools))
+                _log.info("config reloaded: %d targets", len(snapshot.pools))
 
     def _changed(self) -> bool:
         """Whether the file holds something else than the last time it was looked at. A missing one did not change."""
