@@ -6,6 +6,8 @@ import struct
 import pytest
 import trio
 import trio.testing
+
+from onwards_trio._upstream._direct import DirectTransport
 from tests.trio.upstream_support import (
     OK,
     Network,
@@ -20,8 +22,6 @@ from tests.trio.upstream_support import (
     request_to,
     saying,
 )
-
-from onwards_trio._upstream._direct import DirectTransport
 
 
 async def test_an_exchange(nursery: trio.Nursery) -> None:

@@ -5,7 +5,12 @@ import math
 import pytest
 import trio
 import trio.testing
+
+from onwards_trio._upstream import UpstreamError
+from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
+from onwards_trio._upstream._direct import DirectTransport
 from tests.trio.upstream_support import (
+    CancelAt,
     Network,
     Script,
     answer_all,
@@ -16,10 +21,6 @@ from tests.trio.upstream_support import (
     read_request,
     request_to,
 )
-
-from onwards_trio._upstream import UpstreamError
-from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
-from onwards_trio._upstream._direct import DirectTransport
 
 
 async def test_idle_connections_expire(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:
@@ -124,21 +125,6 @@ async def test_one_silent_body_does_not_end_another(
             await trio.sleep(20)
     assert sorted(reasons.items()) == [(5, "ok"), (290, "ok"), (310, "timeout"), (400, "timeout")]
     nursery.cancel_scope.cancel()
-
-
-class CancelAt(trio.abc.Instrument):
-    """Cancels a scope when a task has been running for the n-th time."""
-
-    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
-        self._task = task
-        self._scope = scope
-        self._step = step
-
-    def after_task_step(self, task: trio.lowlevel.Task) -> None:
-        if task is self._task:
-            self._step -= 1
-            if self._step == 0:
-                self._scope.cancel()
 
 
 async def slowly(stream: trio.abc.Stream) -> None:

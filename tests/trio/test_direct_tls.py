@@ -1,38 +1,11 @@
 """Our own connections over TLS: whom they trust, and that a cut is no end."""
 
-import ssl
-from pathlib import Path
-
 import pytest
 import trio
 import trustme
-from tests.trio.upstream_support import Script, answer_all, ask, fails, listening, read_all, read_request, request_to
 
 from onwards_trio._upstream._direct import DirectTransport
-
-
-@pytest.fixture
-def authority(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> trustme.CA:
-    """A certificate authority that the system trusts."""
-    ca = trustme.CA()
-    ca.cert_pem.write_to_path(tmp_path / "ca.pem")
-    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "ca.pem"))
-    return ca
-
-
-def over_tls(authority: trustme.CA, script: Script, *, name: str = "127.0.0.1", compatible: bool = False) -> Script:
-    """The script behind TLS with a certificate for this name; `compatible`: closing says no goodbye."""
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.set_alpn_protocols(["h2", "http/1.1"])
-    authority.issue_cert(name).configure_cert(context)
-
-    async def wrapped(stream: trio.abc.Stream) -> None:
-        async with trio.SSLStream(stream, context, server_side=True, https_compatible=compatible) as tls:
-            await tls.do_handshake()
-            assert tls.selected_alpn_protocol() == "http/1.1"
-            await script(tls)
-
-    return wrapped
+from tests.trio.upstream_support import answer_all, ask, fails, listening, over_tls, read_all, read_request, request_to
 
 
 async def test_a_trusted_provider(authority: trustme.CA) -> None:

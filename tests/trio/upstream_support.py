@@ -1,5 +1,6 @@
 """Providers for the transports' tests: scripts at the other end of streams in memory or of real sockets."""
 
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -7,9 +8,9 @@ from functools import partial
 import pytest
 import trio
 import trio.testing
+import trustme
 
-from onwards_core import SendUpstream
-from onwards_core._config import Url
+from onwards_core import SendUpstream, Url
 from onwards_core._ledger import Limit
 from onwards_core._snapshot import Provider
 from onwards_trio._upstream import Answer, Transport, UpstreamError
@@ -149,6 +150,26 @@ class Network:
         return sum(not line.closed for line in self.lines)
 
 
+def over_tls(authority: trustme.CA, script: Script, *, name: str = "127.0.0.1", compatible: bool = False) -> Script:
+    """The script behind TLS with a certificate for this name; `compatible`: closing says no goodbye."""
+    context = server_context(authority, name)
+    context.set_alpn_protocols(["http/1.1"])
+
+    async def wrapped(stream: trio.abc.Stream) -> None:
+        async with trio.SSLStream(stream, context, server_side=True, https_compatible=compatible) as tls:
+            await tls.do_handshake()
+            assert tls.selected_alpn_protocol() == "http/1.1"
+            await script(tls)
+
+    return wrapped
+
+
+def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    authority.issue_cert(name).configure_cert(context)
+    return context
+
+
 @asynccontextmanager
 async def listening(script: Script) -> AsyncIterator[int]:
     """A provider at a port of this machine that serves each connection by the script."""
@@ -184,3 +205,18 @@ async def fails(awaitable: Awaitable[object]) -> str:
     with pytest.raises(UpstreamError) as raised:
         await awaitable
     return raised.value.reason
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope when a task has been running for the n-th time."""
+
+    def __init__(self, task: trio.lowlevel.Task, scope: trio.CancelScope, step: int) -> None:
+        self._task = task
+        self._scope = scope
+        self._step = step
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        if task is self._task:
+            self._step -= 1
+            if self._step == 0:
+                self._scope.cancel()

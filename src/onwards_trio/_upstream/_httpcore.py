@@ -99,6 +99,21 @@ def _connection(key: _Key, context: ssl.SSLContext, wire: Wire) -> httpcore.Asyn
     return pool.create_connection(origin)
 
 
+class _Body:
+    """A request's body in one piece; no generator, since a cancellation would leave that behind unfinished."""
+
+    def __init__(self, body: bytes) -> None:
+        self._pieces = iter([body])
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> bytes:
+        for piece in self._pieces:
+            return piece
+        raise StopAsyncIteration
+
+
 class _Progress:
     """What httpcore tells about one exchange, in its `trace` extension."""
 
@@ -149,7 +164,7 @@ async def _respond(link: _Link, request: SendUpstream, progress: _Progress) -> h
         request.method,
         httpcore.URL(scheme=scheme, host=host, port=port, target=request.target),
         headers=request.headers,
-        content=request.body,
+        content=_Body(request.body),
         extensions={"trace": progress},
     )
     with progress.connecting:
