@@ -60,6 +60,11 @@ class Provider:
         return peer
 
     @property
+    def connections(self) -> int:
+        """How many were accepted."""
+        return len(self._peers)
+
+    @property
     def untouched(self) -> bool:
         """Whether no request is waiting. To be asked when whatever could have caused one is over."""
         ready = _readable([self._listener, *self._peers], 0)
