@@ -17,7 +17,6 @@ from onwards_core._config import (
     RateLimit,
     Strategy,
     TargetConfig,
-    load_config,
 )
 from onwards_core._errors import error
 from onwards_core._events import (
@@ -30,10 +29,12 @@ from onwards_core._events import (
     UpstreamResponded,
 )
 from onwards_core._exchange import Exchange, Gateway
+from onwards_core._load_config import load_config
 from onwards_core._record import Attempt, Outcome, Record
 from onwards_core._schema import json_schema
 from onwards_core._snapshot import Pool, Provider, Snapshot
-from onwards_core._values import Secret, Url
+from onwards_core._url import Url
+from onwards_core._values import Secret
 
 __all__ = [
     "Action",

@@ -5,31 +5,25 @@ from typing import Any, get_args, get_origin
 
 import attrs
 
-from onwards_core._config import Config, Strategy
+from onwards_core._config import ConfigFile, Strategy
 from onwards_core._values import Kind, SecretKind
 
 
 def json_schema() -> dict[str, object]:
     """A JSON Schema (2020-12) that editors can use. It knows no field that `load_config` would warn about."""
     definitions: dict[str, object] = {}
-    root = _class_schema(Config, definitions)
-    properties = {"$schema": {"type": "string", "description": "For editors; not read."}, **root["properties"]}
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "onwards config file",
-        **root,
-        "properties": properties,
-        "$defs": definitions,
-    }
+    root = _class_schema(ConfigFile, definitions)
+    root["properties"]["$schema"] = {"type": "string", "description": "For editors; not read."}
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", **root, "$defs": definitions}
 
 
 def _class_schema(cls: type[attrs.AttrsInstance], definitions: dict[str, object]) -> dict[str, Any]:
-    fields = [field for field in attrs.fields(cls) if field.init]
     return {
+        "title": cls.__name__,
         "description": cls.__doc__,
         "type": "object",
-        "properties": {field.name: _field_schema(field, definitions) for field in fields},
-        "required": [field.name for field in fields if field.default is attrs.NOTHING],
+        "properties": {field.name: _field_schema(field, definitions) for field in attrs.fields(cls)},
+        "required": [field.name for field in attrs.fields(cls) if field.default is attrs.NOTHING],
         "additionalProperties": False,
     }
 
@@ -43,24 +37,18 @@ def _field_schema(field: "attrs.Attribute[Any]", definitions: dict[str, object])
 
 
 def _type_schema(cl: Any, definitions: dict[str, object]) -> dict[str, object]:
+    if attrs.has(cl):
+        if cl.__name__ not in definitions:
+            definitions[cl.__name__] = _class_schema(cl, definitions)
+        return {"$ref": f"#/$defs/{cl.__name__}"}
     for item in getattr(cl, "__metadata__", ()):
         if isinstance(item, Kind | SecretKind):
             return dict(item.schema)
-    if cl is NoneType:
-        return {"type": "null"}
-    if attrs.has(cl):
-        if cl.__name__ not in definitions:
-            definitions[cl.__name__] = {}  # Holds its place, should it refer to itself.
-            definitions[cl.__name__] = _class_schema(cl, definitions)
-        return {"$ref": f"#/$defs/{cl.__name__}"}
     if get_origin(cl) is list:
         return {"type": "array", "items": _type_schema(get_args(cl)[0], definitions)}
     if get_origin(cl) is dict:
-        names, values = get_args(cl)
-        schema: dict[str, object] = {"type": "object", "additionalProperties": _type_schema(values, definitions)}
-        if names is not str:
-            schema["propertyNames"] = _type_schema(names, definitions)
-        return schema
-    if cl is Strategy:
-        return {"enum": [member.value for member in Strategy]}
+        names, values = (_type_schema(arg, definitions) for arg in get_args(cl))
+        return {"type": "object", "propertyNames": names, "additionalProperties": values}
+    if cl is NoneType:
+        return {"type": "null"}
     return {"anyOf": [_type_schema(arg, definitions) for arg in get_args(cl)]}  # a union

@@ -24,7 +24,8 @@ from onwards_core._config import (
 from onwards_core._fallback import FallbackPolicy
 from onwards_core._keys import KeyHasher, KeyLimits, KeySet
 from onwards_core._ledger import Limit, Rate
-from onwards_core._values import Secret, Url
+from onwards_core._url import Url
+from onwards_core._values import Secret
 
 
 @attrs.frozen(eq=False)

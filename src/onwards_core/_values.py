@@ -1,21 +1,33 @@
 """The kinds of single value in a config: what each accepts, and how JSON Schema says so.
 
-A `Kind` hangs on the type of an attrs field: `Annotated[int, Kind(...)]`. Its parser takes what JSON gave and returns
-the value, or raises `ValueError` with `expected ..., got ...`. What may be a secret is never quoted there.
+Nothing is coerced. Errors show a value only where it can neither be a secret nor hold one.
 """
 
+import enum
+import json
 import math
 import re
-from collections.abc import Callable, Mapping
-from ipaddress import IPv6Address
-from typing import Annotated, Any
-from urllib.parse import quote, urlsplit
+from collections.abc import Callable, Iterable, Mapping
+from typing import Annotated, Any, TypeAlias
 
 import attrs
 
+from onwards_core._url import Url, check_proxy, parse_url
+
+ResolveSecret: TypeAlias = Callable[[str, str], str]
+"""Gives the secret for `${env:NAME}` (called with `"env"`, `NAME`) or `${file:PATH}`. Raises `LookupError` or
+`OSError`, whose text then is the problem."""
+
+MISSING = object()
+"""Stands for a required field that is not there."""
+
+_SHOWN = 60  # characters of a wrong value
+_LARGEST = 2**63 - 1  # so that other programs can read the file, too
+_SLOWEST = 1e-9  # requests per second: one in thirty years. Far below, the time between two is no number any more.
+
 
 class Secret:
-    """A text that shows up in no repr, log line or traceback."""
+    """A text that is shown by nothing but `reveal`."""
 
     __slots__ = ("_text",)
 
@@ -36,202 +48,237 @@ class Secret:
         return hash(self._text)
 
 
-@attrs.frozen
-class Url:
-    """Where a provider is."""
-
-    scheme: str
-    """`http` or `https`."""
-    host: str
-    """In ASCII and lower case; an IPv6 address without its brackets."""
-    port: int
-    path: bytes
-    """Without its trailing slash, so empty for none; what is not ASCII is escaped."""
-
-
 @attrs.frozen(eq=False)
 class Kind:
     """What a single value may be."""
 
-    parse: Callable[[Any], object]
-    schema: Mapping[str, object]
+    parse: Callable[[Any], Any]
+    """Gives the value for the program. Raises `Wrong`."""
+    schema: Mapping[str, Any]
 
 
 @attrs.frozen(eq=False)
 class SecretKind:
-    """What a secret may be, once it is resolved."""
+    """What a secret may be, in clear or as a reference to where it is kept."""
 
-    check: Callable[[str], object]
-    schema: Mapping[str, object] = {"type": "string"}
+    check: Callable[[str], None]
+    """Raises `ValueError` with what was expected of the resolved text."""
+    schema: Mapping[str, Any] = {"type": "string", "minLength": 1}
+
+    def parse(self, value: Any, resolve: ResolveSecret) -> Secret:
+        """The secret itself. Raises `Wrong`."""
+        if not isinstance(value, str):
+            raise Wrong("a string", described(value))
+        reference = _REFERENCE.fullmatch(value)
+        if not reference and _ALMOST_REFERENCE.search(value):
+            raise Wrong("${env:NAME} or ${file:PATH} alone", "another string")
+        source = f"a secret in {value}" if reference else "a secret"
+        try:
+            text = resolve(reference[1], reference[2]) if reference else value
+        except (LookupError, OSError) as error:
+            raise Wrong(source, f"none: {_reason(error)}") from None
+        if not text:
+            raise Wrong(source, "an empty string")
+        try:
+            self.check(text)
+        except ValueError as error:
+            raise Wrong(f"{source} that is {error}", "another string") from None
+        return Secret(text)
+
+
+_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
+_ALMOST_REFERENCE = re.compile(r"^\$\{|\$\{(env|file):")
+
+
+def _reason(error: LookupError | OSError) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return error.strerror
+    return " ".join(map(str, error.args))
 
 
 # Errors
 
 
+class Wrong(ValueError):
+    """A value is not what was expected."""
+
+    def __init__(self, expected: str, got: str) -> None:
+        super().__init__(f"expected {expected}, got {got}")
+
+
 def described(value: object) -> str:
-    """A value for an error message: of texts, lists and objects only that they are one."""
+    """Which type of JSON value it is."""
     match value:
         case None:
             return "null"
         case bool():
-            return "true" if value else "false"
+            return "a boolean"
         case int() | float():
-            return str(value)
+            return "a number"
         case str():
             return "a string"
         case list():
             return "a list"
-        case _:
+        case dict():
             return "an object"
+        case _:
+            return "nothing"
 
 
-def quoted(value: object) -> str:
-    """A value for an error message where a text can't be a secret."""
-    if isinstance(value, str):
-        return '"' + (value if len(value) <= 60 else value[:60] + "…") + '"'
-    return described(value)
+def _shown(value: object) -> str:
+    """The value itself, if it is a single one, without what could disturb a terminal or a log."""
+    if not isinstance(value, bool | int | float | str):
+        return described(value)
+    text = json.dumps(value)
+    return text if len(text) <= _SHOWN else text[:_SHOWN] + "…"
 
 
-# Texts
-
-_TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-# What a header field's value may hold: RFC 9110's characters, as far as Latin-1 goes.
-_FIELD_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
-_HASHED_KEY = re.compile(r"sha256:[0-9a-fA-F]{64}")
-
-# They say how a message is framed and where it goes, which is not for a config to change.
-_RESERVED = frozenset(
-    ("connection", "content-length", "host", "keep-alive", "te", "trailer", "transfer-encoding", "upgrade")
-)
+# Plain values
 
 
-def text(value: Any) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"expected a string, got {described(value)}")
-    return value
-
-
-def field_value(value: Any) -> str:
-    if not _FIELD_VALUE.fullmatch(text(value)):
-        raise ValueError("expected a string that can stand in a header, got one with other characters")
-    return str(value)
-
-
-def field_name(value: Any) -> str:
-    if not isinstance(value, str) or not _TOKEN.fullmatch(value):
-        raise ValueError(f"expected a header's name, got {quoted(value)}")
-    if value.lower() in _RESERVED or value.lower().startswith("proxy-"):
-        raise ValueError(f"expected a header that may be set, got {quoted(value)}")
-    return value
-
-
-# Numbers
-
-
-def boolean(value: Any) -> bool:
+def _boolean(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ValueError(f"expected true or false, got {quoted(value)}")
+        raise Wrong("true or false", _shown(value))
     return value
 
 
-def positive_number(value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
-        raise ValueError(f"expected a number > 0, got {quoted(value)}")
+def _text(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Wrong("a string", _shown(value))
+    if _SURROGATE.search(value):
+        raise Wrong("a string of whole characters", _shown(value))
     return value
 
 
-def _integer(least: int) -> Callable[[Any], int]:
+_SURROGATE = re.compile(r"[\ud800-\udfff]")  # half a character, which JSON can escape but nobody can encode
+
+
+def choice(of: type[enum.Enum]) -> Kind:
+    """The value of one of an enumeration's members."""
+    members = {member.value: member for member in of}
+
+    def parse(value: Any) -> enum.Enum:
+        if not isinstance(value, str) or value not in members:
+            raise Wrong(" or ".join(map(json.dumps, members)), _shown(value))
+        return members[value]
+
+    return Kind(parse, {"enum": list(members)})
+
+
+def _positive_number(value: Any) -> float:
+    if not (_is_integer(value) or isinstance(value, float)) or value <= 0:
+        raise Wrong("a number > 0", _shown(value))
+    if value < _SLOWEST or math.isinf(value):
+        raise Wrong(f"a finite number ≥ {_SLOWEST:g}", _shown(value))
+    return float(value)
+
+
+def _integer(least: int) -> Kind:
     def parse(value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < least:
-            raise ValueError(f"expected an integer ≥ {least}, got {quoted(value)}")
-        return value
+        if not _is_integer(value) or value < least:
+            raise Wrong(f"an integer ≥ {least}", _shown(value))
+        if value > _LARGEST:
+            raise Wrong(f"an integer ≤ {_LARGEST}", _shown(value))
+        return int(value)
 
-    return parse
+    return Kind(parse, {"type": "integer", "minimum": least, "maximum": _LARGEST})
 
 
-def status_pattern(value: Any) -> int:
-    is_integer = isinstance(value, int) and not isinstance(value, bool)
-    if not is_integer or not (1 <= value <= 5 or 10 <= value <= 59 or 100 <= value <= 599):
-        raise ValueError(f"expected a status or its first one or two digits, got {quoted(value)}")
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+_STATUSES = ((1, 5), (10, 59), (100, 599))
+
+
+def _status_pattern(value: Any) -> int:
+    if not _is_integer(value) or not any(first <= value <= last for first, last in _STATUSES):
+        raise Wrong("a status (100 to 599) or its first one or two digits", _shown(value))
     return int(value)
 
 
-# URLs
+# Headers and URLs
+
+_FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
+_FIELD_VALUE = r"[\t\x20-\x7e\xa0-\xff]*"  # RFC 9110's characters, as far as Latin-1 goes
+
+# They say how a message is framed and where it goes, which is not for a config to change.
+_FRAMING = ("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding")
 
 
-def _address(value: str, schemes: Mapping[str, int], expected: str) -> tuple[str, str, int, str]:
-    """Scheme, host, port and path of a URL that may also hold credentials, but nothing else."""
-    problem = ValueError(f"expected {expected}, got {'one that is not' if '@' in value else quoted(value)}")
-    # urlsplit drops some characters in silence, and lets others through into the host.
-    if not value or re.search(r"[\x00-\x20\x7f\\?#]", value):
-        raise problem
+def _field_name(reserved: Iterable[str]) -> Kind:
+    names = frozenset(reserved)
+
+    def parse(value: Any) -> str:
+        if not isinstance(value, str) or not re.fullmatch(_FIELD_NAME, value):
+            raise Wrong("a header's name", _shown(value))
+        if value.lower() in names:
+            raise Wrong("a header that may be set", _shown(value))
+        return value
+
+    # JSON Schema's patterns can't ignore case.
+    any_case = ["".join(f"[{c}{c.upper()}]" if c.isalpha() else c for c in name) for name in sorted(names)]
+    not_reserved = {"not": {"pattern": f"^({'|'.join(any_case)})$"}}
+    return Kind(parse, {"type": "string", "pattern": f"^{_FIELD_NAME}$", **not_reserved})
+
+
+def _field_value(value: Any) -> str:
+    if not isinstance(value, str):
+        raise Wrong("a string", described(value))
+    if not re.fullmatch(_FIELD_VALUE, value):
+        # Not shown: people put credentials into headers.
+        raise Wrong("a string that can stand in a header", "one with other characters")
+    return value
+
+
+def _url(value: Any) -> Url:
+    if not isinstance(value, str):
+        raise Wrong("a URL", _shown(value))
     try:
-        parts = urlsplit(value)
-        host = parts.hostname or ""
-        host = str(IPv6Address(host)) if ":" in host else host.encode("idna").decode("ascii")
-        port = parts.port
-    except ValueError:
-        raise problem from None
-    if parts.scheme not in schemes or not re.fullmatch(r"[a-z0-9._:-]+", host) or port == 0:
-        raise problem
-    return parts.scheme, host, port or schemes[parts.scheme], parts.path
+        return parse_url(value)
+    except ValueError as error:
+        # Before an @ and in a query there may be credentials.
+        raise Wrong(str(error), "another one" if re.search("[@?#]", value) else _shown(value)) from None
 
 
-def url(value: Any) -> Url:
-    expected = "an http or https URL with a host and without query, fragment or credentials"
-    if "@" in text(value).partition("//")[2].partition("/")[0]:
-        raise ValueError(f"expected {expected}, got one with credentials")
-    scheme, host, port, path = _address(value, {"http": 80, "https": 443}, expected)
-    escaped = quote(path.rstrip("/"), safe="/%!$&'()*+,;=:@~")
-    if any(segment.lower().replace("%2e", ".") in (".", "..") for segment in escaped.split("/")):
-        raise ValueError("expected a URL without dot segments in its path, got one with some")
-    return Url(scheme, host, port, escaped.encode("ascii"))
+# Secrets: checked when they are resolved
 
 
-# Secrets: checked when they are resolved, so the value is a text.
+def _check_client_key(text: str) -> None:
+    if text != text.strip() or _UNSENDABLE.search(text):
+        raise ValueError("free of control characters, and of spaces around it")
+    if text.startswith("sha256:") and not re.fullmatch(r"sha256:[0-9a-fA-F]{64}", text):
+        raise ValueError("sha256: and 64 hexadecimal digits")
 
 
-def client_key(value: str) -> None:
-    if not value:
-        raise ValueError("expected a key, got an empty string")
-    if value.startswith("sha256:") and not _HASHED_KEY.fullmatch(value):
-        raise ValueError("expected 64 hexadecimal digits after sha256:, got something else")
+_UNSENDABLE = re.compile(r"[\x00-\x1f\x7f-\x9f\ud800-\udfff]")
 
 
-def proxy_url(value: str) -> None:
-    expected = "an http or socks5 URL of a proxy"
-    try:
-        *_, path = _address(value, {"http": 80, "socks5": 1080}, expected)
-    except ValueError:
-        path = "none at all"
-    if path not in ("", "/"):
-        raise ValueError(f"expected {expected}, got something else")
+def _check_provider_key(text: str) -> None:
+    if text != text.strip() or not re.fullmatch(_FIELD_VALUE, text):
+        raise ValueError("able to stand in a header, without spaces around it")
 
 
 # The kinds, as types for attrs fields
 
-Text = Annotated[str, Kind(text, {"type": "string"})]
-Boolean = Annotated[bool, Kind(boolean, {"type": "boolean"})]
-PositiveNumber = Annotated[float, Kind(positive_number, {"type": "number", "exclusiveMinimum": 0})]
-PositiveInteger = Annotated[int, Kind(_integer(1), {"type": "integer", "minimum": 1})]
-Weight = Annotated[int, Kind(_integer(0), {"type": "integer", "minimum": 0})]
+Text = Annotated[str, Kind(_text, {"type": "string"})]
+Boolean = Annotated[bool, Kind(_boolean, {"type": "boolean"})]
+PositiveNumber = Annotated[float, Kind(_positive_number, {"type": "number", "minimum": _SLOWEST})]
+PositiveInteger = Annotated[int, _integer(1)]
+Weight = Annotated[int, _integer(0)]
 StatusPattern = Annotated[
     int,
     Kind(
-        status_pattern,
-        {
-            "type": "integer",
-            "anyOf": [
-                {"minimum": 1, "maximum": 5},
-                {"minimum": 10, "maximum": 59},
-                {"minimum": 100, "maximum": 599},
-            ],
-        },
+        _status_pattern,
+        {"type": "integer", "anyOf": [{"minimum": first, "maximum": last} for first, last in _STATUSES]},
     ),
 ]
-FieldName = Annotated[str, Kind(field_name, {"type": "string", "pattern": f"^{_TOKEN.pattern}$"})]
-FieldValue = Annotated[str, Kind(field_value, {"type": "string", "pattern": r"^[^\x00-\x08\x0a-\x1f\x7f]*$"})]
-UrlField = Annotated[Url, Kind(url, {"type": "string", "format": "uri", "pattern": "^https?://[^?#@\\\\\\s]+$"})]
-ClientKey = Annotated[Secret, SecretKind(client_key)]
-ProviderKey = Annotated[Secret, SecretKind(field_value)]
-ProxyUrl = Annotated[Secret, SecretKind(proxy_url)]
+RequestFieldName = Annotated[str, _field_name((*_FRAMING, "expect", "host", "upgrade"))]
+ResponseFieldName = Annotated[str, _field_name((*_FRAMING, "upgrade"))]
+FieldValue = Annotated[str, Kind(_field_value, {"type": "string", "pattern": f"^{_FIELD_VALUE}$"})]
+UrlField = Annotated[
+    Url, Kind(_url, {"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\\s]+(/[^?#\\\s]*)?$"})
+]
+ClientKey = Annotated[Secret, SecretKind(_check_client_key)]
+ProviderKey = Annotated[Secret, SecretKind(_check_provider_key)]
+ProxyUrl = Annotated[Secret, SecretKind(check_proxy)]
