@@ -44,14 +44,7 @@ def provider_order(weights: Sequence[int], strategy: Strategy, random: Random) -
         return
     left = [index for index, weight in enumerate(weights) if weight]
     while left:
-        yield left.pop(_draw([weights[index] for index in left], random))
+        (drawn,) = random.choices(left, [weights[index] for index in left])
+        left.remove(drawn)
+        yield drawn
     yield from (index for index, weight in enumerate(weights) if not weight)
-
-
-def _draw(weights: Sequence[int], random: Random) -> int:
-    point = random.random() * sum(weights)
-    for index, weight in enumerate(weights):
-        point -= weight
-        if point < 0:
-            return index
-    return len(weights) - 1  # only when rounding put the point on the very end
