@@ -10,6 +10,7 @@ token now, and pushes the TAT on by one token's interval. Times are whole nanose
 
 import math
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Literal, TypeAlias
 
 import attrs
@@ -30,7 +31,7 @@ class Rate:
     @classmethod
     def per_second(cls, rate: float, burst: int | None = None) -> "Rate":
         """`burst` defaults to the rate, rounded up. The interval is rounded up: never faster than asked for."""
-        return cls(interval=max(1, math.ceil(_SECOND / rate)), burst=burst or max(1, math.ceil(rate)))
+        return cls(interval=math.ceil(_SECOND / Fraction(rate)), burst=burst or math.ceil(rate))
 
 
 @attrs.frozen
@@ -85,7 +86,7 @@ class Ledger:
 
     def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
         """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
-        at = int(now * _SECOND)
+        at = round(now * _SECOND)
         wait = 0
         for limit in limits:
             rate = limit.rate
@@ -115,5 +116,5 @@ class Ledger:
 
     def prune(self, now: float) -> None:
         """Forget the limiters whose buckets are full again: they are as good as new."""
-        at = int(now * _SECOND)
+        at = round(now * _SECOND)
         self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > at}
