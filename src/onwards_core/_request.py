@@ -1,5 +1,6 @@
 """What becomes of a client's request on its way to a provider: URL and headers. The body is `_body`'s."""
 
+import re
 from functools import lru_cache
 from urllib.parse import unquote_to_bytes
 
@@ -7,7 +8,17 @@ from onwards_core._events import Headers, Request
 from onwards_core._snapshot import Provider
 
 _HOP_BY_HOP = frozenset(
-    (b"connection", b"keep-alive", b"te", b"trailer", b"transfer-encoding", b"upgrade", b"proxy-connection")
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
 )
 _CREDENTIALS = frozenset((b"authorization", b"x-api-key", b"api-key", b"cookie"))
 # Set anew for the provider, or addressed to us.
@@ -20,22 +31,28 @@ _DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
 
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 
+_NOT_IN_TARGET = re.compile(rb"[\0-\x20\x7f#]")
+# A segment `.` or `..`, ended by anything that ends a segment, a path or a text for some server.
+_DOT_SEGMENT = re.compile(rb"[/\\]\.\.?(?:[/\\;?#\0]|\Z)")
+# Nobody escapes a path more often than this in earnest, and undoing more would take long.
+_MAX_ESCAPINGS = 8
+
 
 def safe_target(target: bytes) -> bool:
     """Whether a request target is an absolute path that stays below any base it is appended to.
 
-    Providers differ in how they undo escapes, so a segment that could become `.` or `..` for any of them, however
-    often it is escaped and whichever slash or `;parameter` follows it, is not safe.
+    Providers differ in how they undo escapes, so a segment that is `.` or `..`, however often it is escaped, is not
+    safe.
     """
     path = target.partition(b"?")[0]
-    if not path.startswith(b"/") or b"#" in target or any(byte <= 0x20 or byte == 0x7F for byte in target):
+    if not path.startswith(b"/") or _NOT_IN_TARGET.search(target):
         return False
-    if b"%" not in path and b"/." not in path and b"\\" not in path:
-        return True
-    while (decoded := unquote_to_bytes(path)) != path:
+    for _ in range(_MAX_ESCAPINGS + 1):
+        decoded = unquote_to_bytes(path)
+        if decoded == path:
+            return not _DOT_SEGMENT.search(path)
         path = decoded
-    segments = path.replace(b"\\", b"/").split(b"/")
-    return all(segment.partition(b";")[0] not in (b".", b"..") for segment in segments)
+    return False
 
 
 def upstream_target(base: bytes, target: bytes) -> bytes:
