@@ -1,11 +1,12 @@
 """The checks that a request has to pass before any provider is tried, in the order of their answers."""
 
 import math
+from collections.abc import Mapping
 
 import attrs
 
 from onwards_core._actions import Respond
-from onwards_core._body import Body, parse_body
+from onwards_core._body import Body, OpaqueBody, parse_body
 from onwards_core._errors import error
 from onwards_core._events import Request
 from onwards_core._keys import token_from
@@ -21,8 +22,7 @@ class Admission:
     """A request that may go to its pool's providers."""
 
     pool: Pool
-    body: Body | None = attrs.field(repr=False)
-    """None where a header named the alias: the body was not looked at."""
+    body: Body = attrs.field(repr=False)
     permit: Permit
     """For key and pool."""
 
@@ -39,18 +39,10 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if listing := models_response(snapshot, request.method, record.path, digest):
         return listing
 
-    body: Body | None = None
-    override = fields.get(b"model-override")
-    if override is not None:
-        alias = override.decode("utf-8", "replace")
-    else:
-        parsed = parse_body(request)
-        if isinstance(parsed, str):
-            return error("bad_request", parsed, param="model")
-        if parsed.model is None:
-            return error("bad_request", "Name a model: a string 'model' in the request body.", param="model")
-        body, alias = parsed, parsed.model
-
+    named = _named(request, fields)
+    if isinstance(named, Respond):
+        return named
+    alias, body = named
     pool = snapshot.pools.get(alias)
     if pool is None:
         return error("model_not_found", param="model")
@@ -63,6 +55,14 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if not pool.providers:
         return error("service_unavailable")
 
+    if body is None:
+        # Where a header names the pool, any body will do, unless a provider's own model has to go into it.
+        replaced = any(provider.model is not None for provider in pool.providers)
+        parsed = _parsed(request) if replaced else OpaqueBody(request.body)
+        if isinstance(parsed, Respond):
+            return parsed
+        body = parsed
+
     limits = [pool.limit]
     key_limits = snapshot.key_limits.get(digest) if digest is not None else None
     if key_limits is not None:
@@ -72,6 +72,24 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if isinstance(permit, Refusal):
         return refused(permit)
     return Admission(pool, body, permit)
+
+
+def _named(request: Request, fields: Mapping[bytes, bytes]) -> tuple[str, Body | None] | Respond:
+    """The alias that the request names; and its body, if that had to be looked into."""
+    override = fields.get(b"model-override")
+    if override is not None:
+        return override.decode("utf-8", "replace"), None
+    body = _parsed(request)
+    if isinstance(body, Respond):
+        return body
+    if body.model is None:
+        return error("bad_request", "Name a model: a string 'model' in the request body.", param="model")
+    return body.model, body
+
+
+def _parsed(request: Request) -> Body | Respond:
+    parsed = parse_body(request)
+    return error("bad_request", parsed, param="model") if isinstance(parsed, str) else parsed
 
 
 def refused(refusal: Refusal) -> Respond:

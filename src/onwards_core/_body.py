@@ -2,11 +2,12 @@
 
 import re
 from typing import Protocol
+from urllib.parse import unquote_to_bytes
 
 import attrs
 import msgspec
 from python_multipart.exceptions import FormParserError
-from python_multipart.multipart import MultipartParser, parse_options_header
+from python_multipart.multipart import MultipartParser
 
 from onwards_core._events import Request
 
@@ -35,17 +36,22 @@ def parse_body(request: Request) -> "Body | str":
     content_types = [value for name, value in request.headers if name == b"content-type"]
     if len(content_types) > 1:
         return "The request has more than one Content-Type."
-    kind, options = parse_options_header(content_types[0] if content_types else b"")
+    content_type = content_types[0] if content_types else b""
+    kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"multipart/form-data":
-        return _parse_multipart(options.get(b"boundary", b""), raw)
+        return _parse_multipart(_parameter(b"boundary", content_type), raw)
     if not raw:
         return OpaqueBody(raw)
     try:
-        return JsonBody(raw, _members.decode(raw))
+        members = _members.decode(raw)
     except msgspec.ValidationError:
         return OpaqueBody(raw)  # JSON, but not an object
-    except (msgspec.DecodeError, RecursionError):
-        return "The request body is not valid JSON."
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return "The request body is not valid JSON." if not kind or b"json" in kind else OpaqueBody(raw)
+    # Go's decoder, for one, does not care about the case of names.
+    if any(name != "model" and name.lower() == "model" for name in members):
+        return "The request body names its model in another case than 'model'."
+    return JsonBody(raw, members)
 
 
 @attrs.frozen
@@ -70,11 +76,13 @@ class JsonBody:
     def model(self) -> str | None:
         try:
             return _string.decode(self._members["model"])
-        except (KeyError, msgspec.DecodeError):
+        except (KeyError, msgspec.DecodeError, UnicodeError):
             return None
 
     def with_model(self, model: str | None) -> bytes:
-        if model is not None and "model" in self._members:
+        if "model" not in self._members:
+            return self._raw
+        if model is not None:
             return _encode({**self._members, "model": model})
         return self._raw if self._says_it_once() else _encode(self._members)
 
@@ -111,7 +119,9 @@ class MultipartBody:
         return self._raw[: self._start] + model.encode() + self._raw[self._end :]
 
 
-def _parse_multipart(boundary: bytes, raw: bytes) -> "Body | str":
+def _parse_multipart(boundary: bytes | None, raw: bytes) -> "Body | str":
+    if not boundary:
+        return "The request body is not valid multipart/form-data."
     form = _Form()
     try:
         parser = MultipartParser(
@@ -130,7 +140,8 @@ def _parse_multipart(boundary: bytes, raw: bytes) -> "Body | str":
         parser.write(raw)
     except FormParserError:
         form.complete = False
-    if not boundary or not form.complete:
+    # More delimiters than parts: another parser, less strict about line ends, could find more parts.
+    if not form.complete or raw.count(b"--" + boundary) != form.parts + 1:
         return "The request body is not valid multipart/form-data."
     if form.ambiguous or len(form.models) > 1:
         return "The form does not name one model."
@@ -143,44 +154,57 @@ class _Form:
     """What the multipart parser found out about a form: where the values of its fields named `model` stand."""
 
     def __init__(self) -> None:
+        self.parts = 0
         self.models: list[tuple[int, int]] = []
         self.ambiguous = False
         """Whether parsers may differ in what is a field named `model`."""
         self.complete = False
-        self._name = b""
+        self._header = b""
         self._value = b""
-        self._is_model = False
+        self._disposition: bytes | None = None
         self._span: tuple[int, int] | None = None
 
     def part_begin(self) -> None:
-        self._is_model = False
+        self.parts += 1
+        self._disposition = None
         self._span = None
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
-        self._name += data[start:end]
+        self._header = data[start:end]
 
     def header_value(self, data: bytes, start: int, end: int) -> None:
-        self._value += data[start:end]
+        self._value = data[start:end]
 
     def header_end(self) -> None:
-        name, value, self._name, self._value = self._name, self._value, b"", b""
-        if name.lower() == b"content-disposition":
-            _, options = parse_options_header(value)
-            names = _NAME_PARAMETER.findall(value)
-            self.ambiguous |= names != [b"="] or self._is_model
-            self._is_model = options.get(b"name") == b"model"
-            self.ambiguous |= self._is_model and b"filename" in options
+        if self._header.lower() == b"content-disposition":
+            self.ambiguous |= self._disposition is not None
+            self._disposition = self._value
+        self._value = b""  # an empty one is not reported
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
-        self._span = (self._span[0] if self._span else start, end)
+        self._span = (start, end)
 
     def part_end(self) -> None:
-        if self._is_model and self._span:
+        disposition = self._disposition or b""
+        name = _parameter(b"name", disposition)
+        if name == b"model" and self._span and b"filename" not in disposition.lower():
             self.models.append(self._span)
+        else:
+            # As some might read it: `Model`, with an escape, with no value, as a file.
+            self.ambiguous |= name is None or unquote_to_bytes(name).strip().lower() == b"model"
 
     def end(self) -> None:
         self.complete = True
 
 
-# `name=` and not the extended form `name*=`, which some parsers undo and others don't.
-_NAME_PARAMETER = re.compile(rb";\s*name\s*(\*?=)", re.IGNORECASE)
+_PLAIN_VALUE = re.compile(rb"""\s*=\s*(?:"([^"\\]+)"|([^\s"'\\]+))\s*""")
+
+
+def _parameter(name: bytes, header: bytes) -> bytes | None:
+    """A parameter of a header; None if it is not there once, and so that every parser reads it alike.
+
+    Parsers differ in repeated parameters, backslashes, broken quotes and the extended form `name*=`.
+    """
+    found: list[bytes] = re.findall(rb";\s*%b\b([^;]*)" % name, header, re.IGNORECASE)
+    plain = _PLAIN_VALUE.fullmatch(found[0]) if len(found) == 1 else None
+    return plain and (plain[1] or plain[2])

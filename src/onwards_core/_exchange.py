@@ -32,7 +32,6 @@ from typing import Self
 
 from onwards_core._actions import Action, CollectBody, Respond, SendUpstream, StreamThrough
 from onwards_core._admission import Admission, check, refused
-from onwards_core._body import parse_body
 from onwards_core._decoding import MAX_DECODED, CannotDecode, decoder
 from onwards_core._errors import error, upstream_error
 from onwards_core._events import BodyCollected, Event, Headers, Request, UpstreamFailed, UpstreamResponded
@@ -126,8 +125,8 @@ class Exchange:
 
     def __del__(self) -> None:
         if self._state is not _State.CLOSED:
+            self.close()  # first: where warnings are errors, the next line raises
             warnings.warn("an exchange was dropped without being closed", ResourceWarning, stacklevel=2, source=self)
-            self.close()
 
     # Progress
 
@@ -199,7 +198,7 @@ class Exchange:
 
     def _send(self, provider: Provider) -> SendUpstream:
         request = self._request
-        body = self._body_for(provider)
+        body = self._body.with_model(provider.model)
         return SendUpstream(
             provider=provider,
             method=request.method,
@@ -207,14 +206,6 @@ class Exchange:
             headers=upstream_headers(request, provider, body, identity_encoding=provider.sanitize),
             body=body,
         )
-
-    def _body_for(self, provider: Provider) -> bytes:
-        body = self._body
-        if body is None and provider.model is not None:
-            # A header named the alias. What can't be parsed names no model that could be replaced.
-            parsed = parse_body(self._request)
-            body = None if isinstance(parsed, str) else parsed
-        return self._request.body if body is None else body.with_model(provider.model)
 
     # Answers
 

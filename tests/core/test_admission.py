@@ -1,0 +1,229 @@
+"""The checks before any provider is tried, in the order of their answers."""
+
+import json
+from typing import Any
+
+import attrs
+import pytest
+
+from onwards_core import Gateway, Headers, Request, SendUpstream
+from onwards_core._admission import refused
+from onwards_core._ledger import Refusal
+from tests.core.gateway_support import answered, chat, error_code, gateway
+
+URL = "http://p/"
+TIGHT = {"rate_limit": {"requests_per_second": 0.5}}
+
+
+def outcome(at: Gateway, request: Request, now: float = 0.0) -> str | int:
+    """The code of the refusal, or the status of another answer, or `sent`. What was admitted ends at once."""
+    with at.admit(request, now) as exchange:
+        action = exchange.begin(now)
+        if isinstance(action, SendUpstream):
+            return "sent"
+        return error_code(action) if action.status >= 400 else action.status
+
+
+def post(body: bytes, *headers: tuple[bytes, bytes]) -> Request:
+    """A request with this body."""
+    return Request("POST", b"/v1/embeddings", list(headers), body)
+
+
+@pytest.mark.parametrize("target", [b"/v1/../x", b"*", b"http://evil/", b"/a b"])
+def test_the_target_comes_first(target: bytes) -> None:
+    """A target that could lead elsewhere is a 400, also for the models list and whoever asks."""
+    at = gateway({"m": {"url": URL}}, global_keys=["sk"])
+    answer = answered(at.admit(attrs.evolve(chat(), target=target), 0.0))
+    assert (answer.status, error_code(answer)) == (400, "bad_request")
+
+
+def test_models_list() -> None:
+    """The models list needs no model, and counts against no limit."""
+    at = gateway({"m": {"url": URL, "keys": ["team"]}}, key_definitions={"team": {"key": "sk", **TIGHT}})
+    for _ in range(3):
+        exchange = at.admit(Request("GET", b"/v1/models?limit=1", [(b"x-api-key", b"sk")]), 0.0)
+        assert [model["id"] for model in json.loads(answered(exchange).body)["data"]] == ["m"]
+    assert json.loads(answered(at.admit(Request("GET", b"/models", []), 0.0)).body)["data"] == []
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"[]", b'{"model": 1}', b"{", b'{"model": "a", "Model": "b"}'])
+def test_no_model(body: bytes) -> None:
+    """Without a usable model the answer is a 400 about `model`."""
+    answer = answered(gateway({"m": {"url": URL}}).admit(post(body), 0.0))
+    error = json.loads(answer.body)["error"]
+    assert (answer.status, error["code"], error["param"]) == (400, "bad_request", "model")
+
+
+def test_unknown_alias() -> None:
+    """An alias that does not exist is a 404 about `model`, and is not recorded: anybody can make up names."""
+    at = gateway({"m": {"url": URL}}, global_keys=["sk"])
+    for request in (chat("x"), chat("x", key="wrong"), post(b"", (b"model-override", b"x\xff"))):
+        exchange = at.admit(request, 0.0)
+        answer = answered(exchange)
+        error = json.loads(answer.body)["error"]
+        assert (answer.status, error["code"], error["param"]) == (404, "model_not_found", "model")
+        assert exchange.record.alias is None
+
+
+def test_model_override() -> None:
+    """The header goes before the body, which may be anything then."""
+    at = gateway({"m": {"url": URL}, "n": {"url": URL, "keys": ["k"]}, "ü": {"url": URL}})
+    for body in (b"", b"{", b'{"model": "n"}', b"\xff"):
+        with at.admit(post(body, (b"model-override", b"m")), 0.0) as exchange:
+            action = exchange.begin(0.0)
+            assert isinstance(action, SendUpstream)
+            assert (action.body, exchange.record.alias) == (body, "m")
+    assert outcome(at, chat("m", headers=[(b"model-override", b"n")])) == "unauthenticated"
+    assert outcome(at, chat("m", headers=[(b"model-override", "ü".encode())])) == "sent"
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "expected"),
+    [
+        ([], b'{"model": "x", "n": 1.0}', b'{"model":"large","n":1.0}'),
+        ([], b'{"n": 1.0 }', b'{"n": 1.0 }'),
+        ([], b"", b""),
+        ([(b"content-type", b"audio/wav")], b"RIFF", b"RIFF"),
+        ([], b"[1]", b"[1]"),
+        ([], b'{"model": "x", "n": NaN}', None),
+        ([(b"content-type", b"application/json")], '{"model": "x"}'.encode("utf-16"), None),
+        ([(b"content-type", b"multipart/form-data")], b"--", None),
+        ([(b"content-type", b"text/plain"), (b"content-type", b"application/json")], b"{}", None),
+    ],
+)
+def test_model_override_where_the_model_is_replaced(headers: Headers, body: bytes, expected: bytes | None) -> None:
+    """Where a provider's model has to go into the body, no body is passed on that could hide another one."""
+    at = gateway({"m": {"url": URL, "onwards_model": "large"}})
+    with at.admit(post(body, (b"model-override", b"m"), *headers), 0.0) as exchange:
+        action = exchange.begin(0.0)
+    if expected is None:
+        assert not isinstance(action, SendUpstream)
+        assert (action.status, error_code(action), at.ledger.permits_out()) == (400, "bad_request", 0)
+    else:
+        assert isinstance(action, SendUpstream)
+        assert action.body == expected
+
+
+KEYS: dict[str, Any] = {
+    "global_keys": ["sk-global", "ops"],
+    "key_definitions": {"team": {"key": "sk-team"}, "ops": {"key": "sk-ops"}},
+}
+
+
+@pytest.mark.parametrize(
+    ("keys", "auth", "opening", "refusing"),
+    [
+        (None, {}, [None, "anything"], []),
+        (None, {"key_definitions": KEYS["key_definitions"]}, [None, "sk-team", "team"], []),
+        (None, KEYS, ["sk-global", "sk-ops"], ["sk-team", "ops", "x"]),
+        (["sk-own"], {}, ["sk-own"], ["x", "sk-global"]),
+        (["sk-own", "team"], KEYS, ["sk-own", "sk-team", "sk-global", "sk-ops"], ["team", "ops", "x"]),
+        ([], {}, [], ["x", ""]),
+        ([], KEYS, ["sk-global", "sk-ops"], ["sk-team", "x"]),
+        (["sha256:" + "0" * 64], {}, [], ["sha256:" + "0" * 64]),
+        # The hash of `sk-hashed`.
+        (["sha256:c291001835042e213221b2f9fca79c9c91d08813d599b717bc695a268edb2ea6"], {}, ["sk-hashed"], ["sk-other"]),
+    ],
+)
+@pytest.mark.parametrize("header", [b"authorization", b"x-api-key", b"api-key"])
+def test_keys(
+    keys: list[str] | None,
+    auth: dict[str, Any],
+    opening: list[str | None],
+    refusing: list[str],
+    header: bytes,
+) -> None:
+    """A pool is opened by its own keys and the global ones; names of definitions stand for their keys and are none
+    themselves. No key: 401, and how to send one. A wrong one: 403."""
+    at = gateway({"m": {"url": URL, "keys": keys}}, **auth)
+
+    def ask(key: str | None) -> str | int:
+        prefix = "bEaReR " if header == b"authorization" else ""
+        return outcome(at, chat(headers=[(header, f"{prefix}{key}".encode())] if key is not None else []))
+
+    assert [ask(key) for key in opening] == ["sent"] * len(opening)
+    assert [ask(key) for key in refusing if key] == ["forbidden"] * len([key for key in refusing if key])
+    if None not in opening:
+        answer = answered(at.admit(chat(headers=[(header, b"")]), 0.0))
+        assert (answer.status, error_code(answer)) == (401, "unauthenticated")
+        assert (b"www-authenticate", b"Bearer") in answer.headers
+
+
+def test_the_last_of_repeated_keys_counts() -> None:
+    """Of a key's header that is repeated the last one counts."""
+    at = gateway({"m": {"url": URL, "keys": ["sk"]}})
+    fields = [(b"x-api-key", b"sk"), (b"x-api-key", b"wrong")]
+    assert outcome(at, chat(headers=fields)) == "forbidden"
+    assert outcome(at, chat(headers=fields[::-1])) == "sent"
+
+
+def test_empty_pool() -> None:
+    """A pool without providers is not available; who lacks a key does not learn that; its limits are not charged."""
+    at = gateway({"m": {"providers": [], "keys": ["sk"], **TIGHT}, "n": []})
+    assert outcome(at, chat()) == "unauthenticated"
+    assert outcome(at, chat(key="x")) == "forbidden"
+    for _ in range(3):
+        answer = answered(at.admit(chat(key="sk"), 0.0))
+        assert (answer.status, error_code(answer)) == (503, "service_unavailable")
+    assert outcome(at, chat("n")) == "service_unavailable"
+
+
+def test_rate_limits() -> None:
+    """A pool's and a key's rates refuse with a 429 and the time after which it is worth another try."""
+    at = gateway({"m": {"providers": [{"url": URL}], **TIGHT}})
+    assert outcome(at, chat(), 0.0) == "sent"
+    answer = answered(at.admit(chat(), 0.25), 0.25)
+    assert (answer.status, error_code(answer)) == (429, "rate_limit")
+    assert answer.headers[1:] == [(b"retry-after", b"2"), (b"retry-after-ms", b"1750")]
+    assert outcome(at, chat(), 1.999) == "rate_limit"
+    assert outcome(at, chat(), 2.0) == "sent"
+
+
+def test_a_definition_limits_its_key_on_open_pools_too() -> None:
+    """A token that is a defined key meets its limits wherever it is used, and the record has the name; without it, or
+    in another pool, others are not concerned."""
+    at = gateway({"m": {"url": URL}, "n": {"url": URL}}, key_definitions={"team": {"key": "sk", **TIGHT}})
+    exchange = at.admit(chat(key="sk"), 0.0)
+    exchange.close()
+    assert (exchange.record.key, exchange.record.alias) == ("team", "m")
+    assert outcome(at, chat("n", key="sk")) == "rate_limit"
+    assert [outcome(at, chat()), outcome(at, chat(key="team")), outcome(at, chat("n", key="x"))] == ["sent"] * 3
+
+
+def test_all_limits_or_none() -> None:
+    """Who is refused by the pool has not spent a token of the key, and the other way round."""
+    at = gateway(
+        {"m": {"providers": [{"url": URL}], **TIGHT}, "n": {"url": URL}},
+        key_definitions={
+            "slow": {"key": "sk-slow", **TIGHT},
+            "one": {"key": "sk-one", "concurrency_limit": {"max_concurrent_requests": 1}},
+        },
+    )
+    assert outcome(at, chat(), 0.0) == "sent"
+    assert outcome(at, chat(key="sk-slow"), 0.0) == "rate_limit"
+    assert outcome(at, chat("n", key="sk-slow"), 0.0) == "sent"
+    assert outcome(at, chat(key="sk-slow"), 2.0) == "sent"
+
+    with at.admit(chat("n", key="sk-one"), 4.0):
+        answer = answered(at.admit(chat("m", key="sk-one"), 4.0), 4.0)
+        assert (answer.status, error_code(answer)) == (429, "concurrency_limit_exceeded")
+        assert answer.headers[1:] == [(b"retry-after", b"1"), (b"retry-after-ms", b"1000")]
+    assert outcome(at, chat("m", key="sk-one"), 4.0) == "sent"
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "whole_seconds", "milliseconds"),
+    [
+        (1e-9, b"1", b"1"),
+        (0.001, b"1", b"1"),
+        (0.9995, b"1", b"1000"),
+        (1.0001, b"2", b"1001"),
+        (60.0, b"60", b"60000"),
+    ],
+)
+def test_retry_after(retry_after: float, whole_seconds: bytes, milliseconds: bytes) -> None:
+    """Times are rounded up, to a whole second at least: never is it said that it is worth a try too early."""
+    assert refused(Refusal("rate_limit", retry_after)).headers[1:] == [
+        (b"retry-after", whole_seconds),
+        (b"retry-after-ms", milliseconds),
+    ]
