@@ -268,11 +268,11 @@ def test_permits_come_back(gateway: Gateway, provider: Provider, end: Callable[[
     target = {"providers": [{"url": provider.url, "concurrency_limit": _ONE}], "concurrency_limit": _ONE}
     key = f"sk{end.__name__}"
     gateway.configure({"permits": target}, {"key_definitions": {"alice": {"key": key, "concurrency_limit": _ONE}}})
+    client = gateway.connect()
     for _ in range(2):
-        client = gateway.connect()
         client.request("permits", key=key)
         end(client, provider)
-        gateway.admitted(provider, "permits", key=key)
+        client = gateway.admitted(provider, "permits", key=key)
 
 
 def test_permits_are_held_while_streaming(gateway: Gateway, provider: Provider) -> None:

@@ -95,10 +95,11 @@ class Gateway:
         call.respond()
         return call, client.answer()
 
-    def admitted(self, provider: Provider, *arguments: Any, **options: Any) -> Call:
+    def admitted(self, provider: Provider, *arguments: Any, **options: Any) -> Client:
         """Send requests until one gets to the provider: the permit that it needs is free by then, or soon after.
 
-        It leaves no connection to the provider behind that could be used again.
+        Leaves no connection to the provider that could be used again. Gives the client's, whose next request finds the
+        permit free: on another connection it might come a moment too soon.
         """
         while True:
             client = self.connect()
@@ -106,7 +107,7 @@ class Gateway:
             if call := next_call([provider], client):
                 call.respond(fields=[JSON, ("connection", "close")])
                 assert client.answer().status == 200
-                return call
+                return client
             assert client.answer().status == 429
 
     def __enter__(self) -> Self:
