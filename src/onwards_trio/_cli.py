@@ -23,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return run(args)
     except KeyboardInterrupt:
-        return 0
+        return 128 + 2  # as shells report it; what is meant to be ended like this has its own way to do so
     except Exception as error:
         problems = _problems(_innermost(error), args)
         if not problems:

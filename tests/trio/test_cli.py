@@ -1,6 +1,7 @@
 """The command line: usage, environment, exit codes, and errors in one line each."""
 
 import json
+import os
 import re
 import signal
 import socket
@@ -135,6 +136,13 @@ class TestUsage:
         """A switch takes true or false, or its negation; the last one counts."""
         assert settings("-f", "x", *(form.format(name) for form in forms))[name] is expected
 
+    def test_mock_provider(self):
+        """The mock provider's settings, as numbers."""
+        arguments = ["--latency", "0.5", "--fail-rate", "0.1", "--fail-status", "429", "--tokens-per-second", "20"]
+        found = vars(_parser().parse_args(["mock-provider", *arguments]))
+        assert (found["latency"], found["fail_rate"], found["fail_status"]) == (0.5, 0.1, 429)
+        assert (found["tokens_per_second"], found["port"], found["seed"]) == (20, 8000, 0)
+
     def test_short_switches(self):
         """`-w` and `-m` are the short forms."""
         found = settings("-f", "x", "-w", "false", "-m", "false")
@@ -251,6 +259,8 @@ def test_bugs_are_not_dressed_up():
     assert _innermost(ExceptionGroup("", [ExceptionGroup("", [busy])])) is busy
     several = ExceptionGroup("", [busy, ValueError()])
     assert _innermost(several) is several
+    with pytest.raises(ValueError, match="null"):
+        main(["check", "-f", "a name that no system allows\0"])
 
 
 class TestProgram:
@@ -287,6 +297,15 @@ class TestProgram:
         ended = run("serve", ONWARDS_TARGETS=str(tmp_path))
         assert ended.returncode == 1
         assert ended.stderr == f"onwards: {tmp_path}: Is a directory\n"
+
+    def test_interrupted_check(self, tmp_path):
+        """Ctrl-C in a check does not look like success, and shows no traceback."""
+        pipe = tmp_path / "config.json"
+        os.mkfifo(pipe)
+        with running("check", "-f", pipe) as process, pipe.open("w"):  # Opens once the program reads it.
+            process.send_signal(signal.SIGINT)
+            assert process.wait() == 130
+            assert not process.stdout.read()
 
     @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
     def test_serve(self, stop, config_file):
