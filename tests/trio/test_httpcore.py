@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import httpcore
 import pytest
 import trio
 import trio.testing
@@ -9,6 +10,7 @@ import trustme
 
 from onwards_trio._upstream._connect import BODY_TIMEOUT, IDLE_LIMIT, IDLE_TIME
 from onwards_trio._upstream._httpcore import HttpcoreTransport
+from onwards_trio._upstream._httpcore_io import Stream, Wire
 from tests.trio.proxies import Http2Provider, Http2Stream
 from tests.trio.upstream_support import (
     CancelAt,
@@ -361,3 +363,18 @@ async def test_cancellation_harms_nobody_else(serving: Serving) -> None:
         while await cancel_at(step):
             step += 1
     assert step > 20
+
+
+async def test_a_write_can_be_waited_for_only_so_long(autojump_clock: trio.testing.MockClock) -> None:
+    """A cancellation waits for a write to a shared connection; when that takes too long, the connection is closed."""
+    client, server = trio.testing.lockstep_stream_pair()
+    stream = Stream(client, Wire())
+    stream._is_shared = True
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        with pytest.raises(httpcore.WriteError):
+            await stream.write(b"nobody reads this")
+    assert trio.current_time() > 1
+    with pytest.raises(trio.ClosedResourceError):
+        await client.send_all(b"x")
+    await server.aclose()

@@ -185,6 +185,25 @@ async def test_a_stale_connection_is_replaced_once() -> None:
                 assert len(requests) == 2
 
 
+async def test_after_one_byte_nothing_is_repeated() -> None:
+    """A response had begun on the reused connection, so the provider is at work: a reset."""
+    connections = []
+
+    async def script(stream: trio.abc.Stream) -> None:
+        connections.append(stream)
+        await answer_once(stream)
+        await saying(b"H")(stream)
+
+    async with (
+        listening(script) as port,
+        listening(Socks5Proxy().script) as proxy_port,
+        HttpcoreTransport() as transport,
+    ):
+        assert await ask(transport, through(proxy_port, port)) == (200, b"ok")
+        assert await fails(transport.send(through(proxy_port, port))) == "reset"
+    assert len(connections) == 1
+
+
 @pytest.mark.parametrize(
     ("answer", "head", "body"),
     [

@@ -341,3 +341,16 @@ def test_cuts_do_not_matter_for_noise(pieces: list[bytes], cuts: list[int]) -> N
         expected = serve(data)
         assert serve(*split(data, [len(prefix) + cut for cut in cuts])) == expected
         assert serve(*each_byte(data)) == expected
+
+
+def test_ends_and_faults_are_final() -> None:
+    """However often one asks, and whatever comes after: the message has ended, or is broken."""
+    server = H11ServerCodec()
+    whole = feed(server, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
+    server.receive(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert [server.next_event(), server.next_event()] == [whole[-1]] * 2
+
+    for codec in (H11ServerCodec(), asked()):
+        [fault] = feed(codec, [b"nonsense\r\n\r\n"])
+        codec.receive(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+        assert codec.next_event() == fault

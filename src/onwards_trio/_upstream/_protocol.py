@@ -18,7 +18,7 @@ class Answer(Protocol):
     """A provider's response whose head has arrived; an async context manager.
 
     Leaving it with the body read to its end makes the connection available again, leaving it earlier closes
-    the connection at once, without waiting for the peer.
+    the connection at once, without waiting for the peer; of an HTTP/2 connection that others use, only its stream.
     """
 
     status: int

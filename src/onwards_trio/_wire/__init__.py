@@ -48,7 +48,7 @@ class Malformed:
     """The peer broke the protocol, or closed in the middle of a message."""
 
     status: int
-    """What a server answers to it (a 4xx or 5xx); of no meaning on the client side."""
+    """What a server answers to it, 400 or 431; of no meaning on the client side."""
     message: str
     """For the peer: says what is wrong, quotes nothing that was sent."""
     truncated: bool = False
@@ -73,7 +73,9 @@ class ServerCodec(Protocol):
         """Take in what was read; `b""` says that the client closed its sending side."""
         ...
 
-    def next_event(self) -> ServerEvent: ...
+    def next_event(self) -> ServerEvent:
+        """Stays at `Signal.END` until `next_cycle`, and at `Malformed` for good."""
+        ...
 
     def continue_100(self) -> bytes:
         """The interim answer to `Expect: 100-continue`."""
@@ -112,7 +114,9 @@ class ClientCodec(Protocol):
         """Take in what was read; `b""` says that the provider closed."""
         ...
 
-    def next_event(self) -> ClientEvent: ...
+    def next_event(self) -> ClientEvent:
+        """Stays at `Signal.END` until the next `request`, and at `Malformed` for good."""
+        ...
 
     @property
     def reusable(self) -> bool:

@@ -51,15 +51,15 @@ class _Reader(Generic[_Head]):
             if not self._guard.eof:
                 return Signal.NEED_DATA
             return self._truncated() if self._guard else Signal.CLOSED
+        framing = declared_framing(raw)
+        if isinstance(framing, Malformed):
+            return self._broken(framing)
         self._h11.receive_data(raw)
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError:
             return self._broken(_NOT_HTTP)
         head = cast("_Head", event)  # What h11 reads at this point depends on the role alone.
-        framing = declared_framing(raw)
-        if isinstance(framing, Malformed):
-            return self._broken(framing)
         if head.http_version not in (b"1.0", b"1.1"):
             return self._broken(Malformed(400, "The only HTTP versions that are understood are 1.0 and 1.1."))
         if framing == "chunked" and head.http_version == b"1.0":
