@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 import attrs
-from cattrs import AttributeValidationNote, BaseValidationError, Converter, IterableValidationNote
+from cattrs import AttributeValidationNote, BaseValidationError, Converter
 from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
@@ -168,11 +168,10 @@ def _target_type(value: object) -> Any:
 def _problems(error: Exception, path: str) -> Iterator[str]:
     if isinstance(error, BaseValidationError):
         for inner in error.exceptions:
-            for note in inner.__notes__:
-                if isinstance(note, AttributeValidationNote):
-                    yield from _problems(inner, _below(path, note.name))
-                elif isinstance(note, IterableValidationNote):
-                    yield from _problems(inner, _below(path, note.index))
+            # Cattrs says in a note which part of the value it was.
+            note: Any = inner.__notes__[0]
+            step = note.name if isinstance(note, AttributeValidationNote) else note.index
+            yield from _problems(inner, _below(path, step))
     elif isinstance(error, Wrong):
         yield f"{path}: {error}"
     else:

@@ -1,7 +1,7 @@
 """The config file's JSON Schema, derived from its classes."""
 
 from types import NoneType
-from typing import Any, get_args, get_origin
+from typing import Annotated, Any, get_args, get_origin
 
 import attrs
 
@@ -41,9 +41,9 @@ def _type_schema(cl: Any, definitions: dict[str, object]) -> dict[str, object]:
         if cl.__name__ not in definitions:
             definitions[cl.__name__] = _class_schema(cl, definitions)
         return {"$ref": f"#/$defs/{cl.__name__}"}
-    for item in getattr(cl, "__metadata__", ()):
-        if isinstance(item, Kind | SecretKind):
-            return dict(item.schema)
+    if get_origin(cl) is Annotated:
+        kind: Kind | SecretKind = get_args(cl)[1]
+        return dict(kind.schema)
     if get_origin(cl) is list:
         return {"type": "array", "items": _type_schema(get_args(cl)[0], definitions)}
     if get_origin(cl) is dict:

@@ -86,7 +86,7 @@ class SecretKind:
         return Secret(text)
 
 
-_REFERENCE = re.compile(r"\$\{(env|file):([^}]+)\}")
+_REFERENCE = re.compile(r"\$\{(env|file):([^}\x00-\x1f\ud800-\udfff]+)\}")
 _ALMOST_REFERENCE = re.compile(r"^\$\{|\$\{(env|file):")
 
 
@@ -237,8 +237,8 @@ def _url(value: Any) -> Url:
     try:
         return parse_url(value)
     except ValueError as error:
-        # Before an @ and in a query there may be credentials.
-        raise Wrong(str(error), "another one" if re.search("[@?#]", value) else _shown(value)) from None
+        # Credentials may stand before an @ and in a query; and what is no URL at all may be one.
+        raise Wrong(str(error), _shown(value) if re.fullmatch("[a-z]+://[^@?#]*", value) else "another one") from None
 
 
 # Secrets: checked when they are resolved
