@@ -54,7 +54,7 @@ def parse_url(text: str) -> Url:
 
 def check_proxy(text: str) -> None:
     """Raise `ValueError`, as `parse_url` does, unless it is a proxy's URL. It may hold a user and a password."""
-    url, _ = _parse(text, ("http", "https", "socks5"), "an http, https or socks5 URL with a host")
+    url, _ = _parse(text, ("http", "socks5"), "an http or socks5 URL with a host")
     if url.path or not text.isascii():
         raise ValueError("a URL without a path, in ASCII")
 
