@@ -4,7 +4,8 @@
 
 The core decides, this file moves bytes. Each attempt at a provider gets a connection of its own. SIGHUP reloads the
 config. What a gateway on a public network needs beyond it: deadlines for clients and providers that fall silent, TLS
-towards clients, a drain at shutdown, and HTTP parsing as strict as that of `onwards_trio`; h11 forgives some things.
+towards clients, proxies towards providers, a drain at shutdown, and HTTP parsing as strict as that of `onwards_trio`;
+h11 forgives some things.
 """
 
 import argparse
@@ -95,6 +96,8 @@ class Upstream:
 
     async def send(self, action: SendUpstream) -> UpstreamResponded | UpstreamFailed:
         self.close()
+        if action.provider.proxy is not None:
+            return UpstreamFailed("connect")  # Not implemented here, and never to be gone around.
         url = action.provider.url
         tls = TLS if url.scheme == "https" else None
         try:
@@ -241,7 +244,7 @@ class Client:
         await self._writer.drain()
 
 
-async def answer_or_see_it_leave(gateway: Gateway, request: Request, client: Client) -> None:
+async def answer_unless_gone(gateway: Gateway, request: Request, client: Client) -> None:
     """Whichever ends first ends the other: a client that leaves takes its request to the provider along."""
     async with asyncio.TaskGroup() as tasks:
         answering = tasks.create_task(answer(gateway, request, client))
@@ -258,7 +261,7 @@ async def serve_client(gateway: Gateway, reader: asyncio.StreamReader, writer: a
             if isinstance(request, Respond):
                 await client.respond(request)
                 break
-            await answer_or_see_it_leave(gateway, request, client)
+            await answer_unless_gone(gateway, request, client)
             if not client.may_go_on:
                 break
     except* ConnectionError:
@@ -270,13 +273,12 @@ async def serve_client(gateway: Gateway, reader: asyncio.StreamReader, writer: a
 # The program.
 
 
-def resolve(kind: str, name: str) -> str:
-    """The secret behind `${env:NAME}` or `${file:PATH}`."""
-    return os.environ[name] if kind == "env" else Path(name).read_text().removesuffix("\n")
-
-
 async def serve(path: Path, host: str, port: int) -> None:
     hash_key = os.urandom(32)
+
+    def resolve(kind: str, name: str) -> str:
+        """The secret behind `${env:NAME}` or `${file:PATH}`."""
+        return os.environ[name] if kind == "env" else (path.parent / name).read_text().removesuffix("\n")
 
     def snapshot() -> Snapshot:
         config = load_config(path.read_bytes(), resolve)
@@ -285,8 +287,8 @@ async def serve(path: Path, host: str, port: int) -> None:
     def reload() -> None:
         try:
             gateway.snapshot = snapshot()
-        except (ConfigError, OSError) as error:
-            print(f"config not reloaded: {error}", flush=True)
+        except (ConfigError, OSError) as problem:
+            print(f"config not reloaded: {problem}", flush=True)
         else:
             print("config reloaded", flush=True)
 

@@ -278,6 +278,40 @@ def test_body_that_breaks_off(gateway: Gateway, provider: Provider, framing: str
     assert broken.value.received == b""
 
 
+def _request_1_0(gateway: Gateway, provider: Provider) -> tuple[Client, Call]:
+    client = gateway.connect()
+    client.send(b'POST /v1/completions HTTP/1.0\r\nContent-Length: 17\r\n\r\n{"model":"model"}')
+    return client, provider.call()
+
+
+def test_http_1_0(gateway: Gateway, provider: Provider) -> None:
+    """A client of HTTP/1.0 gets a stream without chunks, which ends with its connection."""
+    gateway.configure({"model": {"url": provider.url}})
+    client, call = _request_1_0(gateway, provider)
+    call.start()
+    assert client.head().get("transfer-encoding") is None
+    call.send_chunk(b"data: 1\n\n")
+    client.expect(b"data: 1\n\n")
+    call.finish()
+    assert client.read_body() == b""
+
+
+def test_body_for_http_1_0_that_breaks_off(trio_gateway: Gateway, provider: Provider) -> None:
+    """Where the end of a connection is the end of a body, one that broke off ends with a reset.
+
+    The asyncio example does without that.
+    """
+    trio_gateway.configure({"model": {"url": provider.url}})
+    client, call = _request_1_0(trio_gateway, provider)
+    call.start(200, [JSON])
+    call.send_chunk(b"12345")
+    client.head()
+    client.expect(b"12345")
+    call.close()
+    with pytest.raises(ConnectionResetError):
+        client.socket.recv(1)
+
+
 # More than the buffers of two connections hold, by far.
 _ENDLESS = 32 * 1024 * 1024
 

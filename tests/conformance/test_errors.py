@@ -1,4 +1,8 @@
-"""The answers that the gateway gives in its own name."""
+"""The answers that the gateway gives in its own name.
+
+Two more can't be brought about from outside: a 504, as no deadline is short enough to be waited for, and a 500, which
+needs a bug; for that see `test_secrets`.
+"""
 
 from collections.abc import Callable
 from typing import Any
@@ -33,6 +37,15 @@ def _too_large(gateway: Gateway, provider: Provider) -> Message:
     return client.answer()
 
 
+def _too_large_in_chunks(gateway: Gateway, provider: Provider) -> Message:
+    client = gateway.connect()
+    client.send(b"POST /v1/files HTTP/1.1\r\nHost: g\r\nTransfer-Encoding: chunked\r\n\r\n")
+    for _ in range(64):
+        client.send_chunk(b"x" * 1024 * 1024)
+    client.send(b"1\r\nx")
+    return client.answer()
+
+
 def _malformed(gateway: Gateway, provider: Provider) -> Message:
     client = gateway.connect()
     client.send(b"this is not HTTP\r\n\r\n")
@@ -55,6 +68,7 @@ _TABLE: list[tuple[int, str, str, str | None, _Cause]] = [
     (403, "forbidden", _INVALID, None, lambda gateway, _: gateway.ask("closed", key="sk-wrong")),
     (404, "model_not_found", _INVALID, "model", lambda gateway, _: gateway.ask("unknown")),
     (413, "payload_too_large", _INVALID, None, _too_large),
+    (413, "payload_too_large", _INVALID, None, _too_large_in_chunks),
     (429, "rate_limit", _LIMIT, None, _rate),
     (429, "concurrency_limit_exceeded", _LIMIT, None, _concurrency),
     (502, "bad_gateway", _INTERNAL, None, _no_answer),

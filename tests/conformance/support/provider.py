@@ -2,6 +2,7 @@
 
 import select
 import socket
+import ssl
 from collections.abc import Sequence
 from types import TracebackType
 from typing import Any, Self
@@ -38,14 +39,18 @@ class Call(Peer):
 
 
 class Provider:
-    """Listens on a port of its own. Call `call` for the next request, on whichever connection that comes."""
+    """Listens on a port of its own. Call `call` for the next request, on whichever connection that comes.
 
-    def __init__(self) -> None:
+    tls: makes it an `https` provider, under the name `localhost`.
+    """
+
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self._listener = socket.create_server(("127.0.0.1", 0))
         self._listener.settimeout(TIMEOUT)
         self._peers: list[Peer] = []
         self.port: int = self._listener.getsockname()[1]
-        self.url = f"http://127.0.0.1:{self.port}/"
+        self.url = f"https://localhost:{self.port}/" if tls else f"http://127.0.0.1:{self.port}/"
 
     def call(self) -> Call:
         """Wait for the next request and read it."""
@@ -55,7 +60,9 @@ class Provider:
 
     def accept(self) -> Peer:
         """Wait for a new connection, from which nothing has been read yet."""
-        peer = Peer(self._listener.accept()[0])
+        accepted, _ = self._listener.accept()
+        accepted.settimeout(TIMEOUT)
+        peer = Peer(self._tls.wrap_socket(accepted, server_side=True) if self._tls else accepted)
         self._peers.append(peer)
         return peer
 
