@@ -146,8 +146,10 @@ class Peer:
         return bytes(body)
 
     def expect(self, expected: bytes) -> None:
-        """The body goes on with exactly these bytes, and they are here already or come without anything else having
-        to happen; after them nothing has come yet."""
+        """Wait for the body to go on with these bytes, and no others before or among them.
+
+        To be called before the peer has a reason to send more: then it shows that these were not held back.
+        """
         received = b""
         while len(received) < len(expected):
             data = self.read_some()
