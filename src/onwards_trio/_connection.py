@@ -13,8 +13,6 @@ to its end has none.
 """
 
 import math
-import socket
-import struct
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -26,6 +24,7 @@ import trio
 from onwards_core import Record, Request, Respond, error
 from onwards_trio._fault import log_fault
 from onwards_trio._reply import ClientGone, Reply
+from onwards_trio._tcp import TcpStream
 from onwards_trio._wire import Malformed, RequestHead, ServerCodec, ServerEvent, Signal
 
 BODY_LIMIT: Final = 64 * 1024 * 1024
@@ -173,8 +172,8 @@ class Connection:
                 nursery.cancel_scope.cancel()
         finally:
             self.reply = None
-            if reply.needs_reset and isinstance(self._stream, trio.SocketStream):
-                self._stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            if reply.needs_reset and isinstance(self._stream, TcpStream):
+                self._stream.reset_on_close()
             self._end(reply)
 
     async def _watch(self, reply: Reply, handling: trio.CancelScope) -> None:

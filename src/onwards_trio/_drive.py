@@ -28,42 +28,44 @@ def forward(gateway: Gateway, transport: Transport) -> Handler:
     """The handler for a `Server` that answers each request through the gateway."""
 
     async def handle(request: Request, reply: Reply) -> None:
-        # Leaving the exchange gives its permits back: not before the last byte was sent, and however this ends.
-        with gateway.admit(request, trio.current_time()) as exchange:
-            reply.record = exchange.record
-            await drive(exchange, transport, reply)
+        exchange = gateway.admit(request, trio.current_time())
+        reply.record = exchange.record
+        await drive(exchange, transport, reply)
 
     return handle
 
 
 async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
-    """Carry out the exchange's actions until the client has its answer. Raises `ClientGone`."""
-    async with AsyncExitStack() as opened:  # Holds the open response: one at most.
-        action = exchange.begin(trio.current_time())
-        while True:
-            event: Event
-            match action:
-                case SendUpstream():
-                    await opened.aclose()
-                    try:
-                        answer = await opened.enter_async_context(await transport.send(action))
-                    except UpstreamError as error:
-                        event = UpstreamFailed(error.reason)
-                    else:
-                        event = UpstreamResponded(answer.status, answer.headers)
-                case CollectBody():
-                    event = await _collect(answer, action.limit)
-                case StreamThrough():
-                    await reply.start(action.status, action.headers)
-                    await _pump(answer, action.transform, reply)
-                    return
-                case Respond():
-                    await opened.aclose()
-                    await reply.respond(action)
-                    return
-                case _:
-                    assert_never(action)
-            action = exchange.feed(event, trio.current_time())
+    """Carry out the exchange's actions until the client has its answer, then close it. Raises `ClientGone`."""
+    # Left in this order: permits go back with the last byte, before anything that waits can come between; so a client
+    # that has its answer finds them free. The response that is open, one at most, is closed after that.
+    async with AsyncExitStack() as opened:
+        with exchange:
+            action = exchange.begin(trio.current_time())
+            while True:
+                event: Event
+                match action:
+                    case SendUpstream():
+                        await opened.aclose()
+                        try:
+                            answer = await opened.enter_async_context(await transport.send(action))
+                        except UpstreamError as error:
+                            event = UpstreamFailed(error.reason)
+                        else:
+                            event = UpstreamResponded(answer.status, answer.headers)
+                    case CollectBody():
+                        event = await _collect(answer, action.limit)
+                    case StreamThrough():
+                        await reply.start(action.status, action.headers)
+                        await _pump(answer, action.transform, reply)
+                        return
+                    case Respond():
+                        await opened.aclose()
+                        await reply.respond(action)
+                        return
+                    case _:
+                        assert_never(action)
+                action = exchange.feed(event, trio.current_time())
 
 
 async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed:

@@ -6,7 +6,9 @@ nothing, and sees files that are written in place, renamed over, or swapped by a
 
 import hashlib
 import logging
-import os
+import stat
+import time
+from functools import partial
 from pathlib import Path
 from typing import Final
 
@@ -18,7 +20,12 @@ from onwards_trio._load import load_snapshot
 INTERVAL: Final = 0.25
 """Seconds between two looks."""
 
+_TICK: Final = 2.0  # seconds: the coarsest clock of a file system in use
+
 _log = logging.getLogger("onwards.config")
+
+# In a thread, because a file may be slow. If the program ends, it does not wait for that.
+_aside = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
 
 
 class Reloader:
@@ -40,20 +47,21 @@ class Reloader:
         """Reload whenever the file changed. Never returns."""
         while True:
             await trio.sleep(INTERVAL)
-            if await trio.to_thread.run_sync(self._changed):
+            if await _aside(self._changed):
                 await self.reload(gateway)
 
     async def reload(self, gateway: Gateway) -> None:
         """Put the file's config in force, as a whole. If it can't be, log why; the old one stays."""
         async with self._one_at_a_time:
             try:
-                snapshot = await trio.to_thread.run_sync(load_snapshot, self._path, self._hash_key)
+                snapshot = await _aside(load_snapshot, self._path, self._hash_key)
             except ConfigError as error:
                 for problem in error.problems:
                     _log.error("%s: %s", self._path, problem)
                 _log.error("config not reloaded: the one from before stays in force")
             except OSError as error:
                 _log.error("config not reloaded: %s: %s", self._path, error.strerror)
+                self._status = self._contents = None  # It is gone again: should it come back, it is new.
             else:
                 gateway.snapshot = snapshot
                 gateway.ledger.prune(trio.current_time())
@@ -62,19 +70,20 @@ class Reloader:
     def _changed(self) -> bool:
         """Whether the file holds something else than the last time it was looked at. A missing one did not change."""
         try:
-            found = os.stat(self._path)  # noqa: PTH116  # As cheap as it can be.
+            found = self._path.stat()
             status = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-            if status == self._status:
+            # A pipe can be read once, and that is for the first load.
+            if status == self._status or not stat.S_ISREG(found.st_mode):
                 return False
             contents = hashlib.sha256(self._path.read_bytes()).digest()
         except OSError as error:
             if not self._missing:
                 _log.warning("%s: %s; the config stays in force", self._path, error.strerror)
             self._missing = True
-            self._status = None
             return False
         self._missing = False
-        self._status = status
+        # Two writes within a tick of the file system's clock can look alike.
+        self._status = status if time.time() - found.st_ctime > _TICK else None
         changed = contents != self._contents
         self._contents = contents
         return changed

@@ -18,6 +18,7 @@ from onwards_trio._log import log_record
 from onwards_trio._metrics import Metrics
 from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
+from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 
 _log = logging.getLogger("onwards")
@@ -86,12 +87,12 @@ async def serve(options: Options) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[trio.SocketListener]:
+async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:
     """Open listeners that are closed in any case, also if what comes after them can't be opened."""
     return [await opened.enter_async_context(listener) for listener in await open_listeners(host, port)]
 
 
-def _announce(what: str, listeners: list[trio.SocketListener]) -> None:
+def _announce(what: str, listeners: list[TcpListener]) -> None:
     for listener in listeners:
         host, port = listener.socket.getsockname()[:2]
         _log.info("%s http://%s:%d", what, f"[{host}]" if ":" in host else host, port)

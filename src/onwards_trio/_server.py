@@ -9,24 +9,24 @@ import trio
 from onwards_core import Record
 from onwards_trio._connection import Connection, Handler
 from onwards_trio._fault import log_fault
+from onwards_trio._tcp import TcpListener, open_tcp_listeners
 from onwards_trio._wire._h11 import H11ServerCodec
 
 SEND_STALL: Final = 120.0
 """Seconds that a client may take nothing of what is sent to it, where the system can watch over that."""
 
 
-async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+async def open_listeners(host: str, port: int) -> list[TcpListener]:
     """Listen on each address that `host` stands for. Port 0: one that the system chooses.
 
     Raises `OSError`; its `strerror` says all that a user wants to know.
     """
     try:
-        # The backlog is as long as the system allows if none is given.
-        listeners = await trio.open_tcp_listeners(port, host=host)
+        listeners = await open_tcp_listeners(host, port)
     except OSError as error:
         raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
     for listener in listeners:
-        # Connections inherit these. TCP_NODELAY is Trio's default.
+        # Connections inherit these.
         listener.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_STALL * 1000))
@@ -59,7 +59,7 @@ class Server:
         """The requests that are being answered."""
         return [connection.reply.record for connection in self._connections if connection.reply is not None]
 
-    async def serve(self, listeners: list[trio.SocketListener]) -> None:
+    async def serve(self, listeners: list[TcpListener]) -> None:
         """Accept connections, and close the listeners in the end. Returns when it is drained."""
         async with trio.open_nursery() as connections:
             with self._accepting:

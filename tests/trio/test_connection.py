@@ -25,6 +25,7 @@ from onwards_trio._connection import (
 from onwards_trio._drive import forward
 from onwards_trio._reply import Reply
 from onwards_trio._server import Server
+from onwards_trio._tcp import open_tcp_listeners
 from onwards_trio._wire._h11 import H11ServerCodec
 from tests.trio.gateway_support import EVENTS, Client, Scripted, ScriptedTransport, gateway, pool, post
 
@@ -65,9 +66,9 @@ async def serving(handle: Handler = echo) -> AsyncIterator[Served]:
 @asynccontextmanager
 async def serving_on_sockets(handle: Handler = echo) -> AsyncIterator[Served]:
     """The same over TCP."""
-    (listener,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    (listener,) = await open_tcp_listeners("127.0.0.1", 0)
     async with listener:
-        theirs = await trio.testing.open_stream_to_socket_listener(listener)
+        theirs = await trio.open_tcp_stream(*listener.socket.getsockname())
         served = Served(handle, await listener.accept(), theirs)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(served.run)

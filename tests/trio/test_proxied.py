@@ -267,7 +267,7 @@ async def test_cancellation_leaves_nothing_open() -> None:
         step = 1
         while await cancel_at(step):
             step += 1
-    assert step > 20
+    assert step > 15
 
 
 async def test_nothing_secret_is_logged(authority: trustme.CA, caplog: pytest.LogCaptureFixture) -> None:

@@ -120,10 +120,10 @@ async def test_connections_inherit_their_options() -> None:
         await trio.testing.open_stream_to_socket_listener(listener),
         await listener.accept() as stream,
     ):
-        assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
-        assert stream.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY)
+        assert stream.socket.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
         if hasattr(socket, "TCP_USER_TIMEOUT"):
-            assert stream.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
+            assert stream.socket.getsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT) == 120_000
 
 
 async def test_survives_running_out_of_file_descriptors(

@@ -7,6 +7,8 @@ from typing import TypeAlias
 
 import trio
 
+from onwards_trio._tcp import TcpStream, open_tcp_stream
+
 CONNECT_TIMEOUT = 10.0
 """Seconds for everything that comes before the request: TCP, TLS, proxy."""
 BODY_TIMEOUT = 300.0
@@ -20,9 +22,9 @@ Connect: TypeAlias = Callable[[str, str, int], Awaitable[trio.abc.Stream]]
 """Opens a connection to scheme, host and port. Raises `OSError` or `trio.BrokenResourceError`."""
 
 
-async def open_tcp(host: str, port: int) -> trio.SocketStream:
-    stream = await trio.open_tcp_stream(host, port)
-    stream.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+async def open_tcp(host: str, port: int) -> TcpStream:
+    stream = await open_tcp_stream(host, port)
+    stream.socket.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
     return stream
 
 
@@ -60,4 +62,4 @@ def under_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
 def is_stale(transport: trio.abc.Stream) -> bool:
     """Whether an idle connection was closed by its provider, or said something unasked, as far as that can be seen
     without waiting."""
-    return isinstance(transport, trio.SocketStream) and transport.socket.is_readable()
+    return isinstance(transport, TcpStream) and transport.has_something_to_read()
