@@ -7,13 +7,17 @@ To embed it, run `serve`, or put a server together:
         await server.serve(await open_listeners("127.0.0.1", 3000))
 """
 
-from onwards_trio._connection import Handler
-from onwards_trio._drive import forward
-from onwards_trio._reply import Reply
-from onwards_trio._serve import Options, serve
-from onwards_trio._server import Server, open_listeners
-from onwards_trio._upstream import Answer, Transport, Transports, UpstreamError
-from onwards_trio._upstream._direct import DirectTransport
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from onwards_trio._connection import Handler
+    from onwards_trio._drive import forward
+    from onwards_trio._reply import Reply
+    from onwards_trio._serve import Options, serve
+    from onwards_trio._server import Server, open_listeners
+    from onwards_trio._upstream import Answer, Transport, Transports, UpstreamError
+    from onwards_trio._upstream._direct import DirectTransport
 
 __all__ = [
     "Answer",
@@ -29,3 +33,27 @@ __all__ = [
     "open_listeners",
     "serve",
 ]
+
+_MODULES = {
+    "Answer": "_upstream",
+    "DirectTransport": "_upstream._direct",
+    "Handler": "_connection",
+    "Options": "_serve",
+    "Reply": "_reply",
+    "Server": "_server",
+    "Transport": "_upstream",
+    "Transports": "_upstream",
+    "UpstreamError": "_upstream",
+    "forward": "_drive",
+    "open_listeners": "_server",
+    "serve": "_serve",
+}
+
+
+if not TYPE_CHECKING:  # The type checker would take any name that is asked for.
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for, so that `onwards --help` does not wait for the whole server."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
