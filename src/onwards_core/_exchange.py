@@ -28,7 +28,7 @@ import enum
 import warnings
 from random import Random
 from types import TracebackType
-from typing import Self
+from typing import Self, assert_never
 
 from onwards_core._actions import Action, CollectBody, Respond, SendUpstream, StreamThrough
 from onwards_core._admission import Admission, check, refused
@@ -162,6 +162,8 @@ class Exchange:
             case BodyCollected():
                 self._expect(_State.COLLECTING)
                 return self._collected(event.body)
+            case _:
+                assert_never(event)
 
     def _expect(self, *states: _State) -> None:
         if self._state not in states:
