@@ -13,6 +13,7 @@ from onwards_core._values import (
     Boolean,
     ClientKey,
     FieldValue,
+    FieldValueStart,
     PositiveInteger,
     PositiveNumber,
     ProviderKey,
@@ -67,14 +68,14 @@ class ProviderConfig:
     """One upstream service."""
 
     url: UrlField = _field("Where it is; a path of a request that begins with this URL's path does not repeat it.")
-    onwards_key: ProviderKey | None = _field("The credential that we send to it.", None)
+    onwards_key: ProviderKey | None = _field("The credential that we send to it; none if empty or left out.", None)
     onwards_model: Text | None = _field("What `model` becomes in the request.", None)
     rate_limit: RateLimit | None = _field("Of this provider in this pool.", None)
     concurrency_limit: ConcurrencyLimit | None = _field("Of this provider in this pool.", None)
     upstream_auth_header_name: RequestFieldName | None = _field(
         "Where the credential goes; Authorization if left out.", None
     )
-    upstream_auth_header_prefix: FieldValue | None = _field("What stands before it; 'Bearer ' if left out.", None)
+    upstream_auth_header_prefix: FieldValueStart | None = _field("What stands before it; 'Bearer ' if left out.", None)
     response_headers: dict[ResponseFieldName, FieldValue] | None = _field("Replaced or added in its answers.", None)
     weight: Weight = _field("Its share of the requests; 0 is a standby.", 1)
     sanitize_response: Boolean = _field("Strip its answers to OpenAI's schema.", False)

@@ -63,12 +63,19 @@ class SecretKind:
 
     check: Callable[[str], None]
     """Raises `ValueError` with what was expected of the resolved text."""
-    schema: Mapping[str, Any] = {"type": "string", "minLength": 1}
+    optional: bool = False
+    """Whether an empty string in the file stands for no secret. One that is kept elsewhere is never empty."""
 
-    def parse(self, value: Any, resolve: ResolveSecret) -> Secret:
+    @property
+    def schema(self) -> Mapping[str, Any]:
+        return {"type": "string"} if self.optional else {"type": "string", "minLength": 1}
+
+    def parse(self, value: Any, resolve: ResolveSecret) -> Secret | None:
         """The secret itself. Raises `Wrong`."""
         if not isinstance(value, str):
             raise Wrong("a string", described(value))
+        if self.optional and not value:
+            return None
         reference = _REFERENCE.fullmatch(value)
         if not reference and _ALMOST_REFERENCE.search(value):
             raise Wrong("${env:NAME} or ${file:PATH} alone", "another string")
@@ -201,6 +208,7 @@ def _status_pattern(value: Any) -> int:
 
 _FIELD_NAME = r"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _FIELD_VALUE = r"[\t\x20-\x7e\xa0-\xff]*"  # RFC 9110's characters, as far as Latin-1 goes
+_BLANKS = " \t"
 
 # They say how a message is framed and where it goes, which is not for a config to change.
 _FRAMING = ("connection", "content-length", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding")
@@ -223,12 +231,17 @@ def _field_name(reserved: Iterable[str]) -> Kind:
 
 
 def _field_value(value: Any) -> str:
+    """Without the blanks around it, which HTTP does not count."""
+    return _field_value_start(value).rstrip(_BLANKS)
+
+
+def _field_value_start(value: Any) -> str:
     if not isinstance(value, str):
         raise Wrong("a string", described(value))
     if not re.fullmatch(_FIELD_VALUE, value):
         # Not shown: people put credentials into headers.
         raise Wrong("a string that can stand in a header", "one with other characters")
-    return value
+    return value.lstrip(_BLANKS)
 
 
 def _url(value: Any) -> Url:
@@ -276,9 +289,10 @@ StatusPattern = Annotated[
 RequestFieldName = Annotated[str, _field_name((*_FRAMING, "expect", "host", "upgrade"))]
 ResponseFieldName = Annotated[str, _field_name((*_FRAMING, "upgrade"))]
 FieldValue = Annotated[str, Kind(_field_value, {"type": "string", "pattern": f"^{_FIELD_VALUE}$"})]
+FieldValueStart = Annotated[str, Kind(_field_value_start, {"type": "string", "pattern": f"^{_FIELD_VALUE}$"})]
 UrlField = Annotated[
     Url, Kind(_url, {"type": "string", "pattern": r"^[Hh][Tt][Tt][Pp][Ss]?://[^/?#@\\\s]+(/[^?#\\\s]*)?$"})
 ]
 ClientKey = Annotated[Secret, SecretKind(_check_client_key)]
-ProviderKey = Annotated[Secret, SecretKind(_check_provider_key)]
+ProviderKey = Annotated[Secret, SecretKind(_check_provider_key, optional=True)]
 ProxyUrl = Annotated[Secret, SecretKind(check_proxy)]

@@ -86,7 +86,7 @@ def test_agrees_with_the_reader(config, data, value):
     """Whatever is put anywhere, schema and reader judge alike."""
     steps = data.draw(st.sampled_from(list(places(config))))
     put(config, steps, value)
-    # What a secret may be, beyond not being empty, the schema can't say: it may be elsewhere.
+    # What a secret may be, beyond whether it may be empty, the schema can't say: it may be elsewhere.
     if not ({"onwards_key", "keys", "global_keys", "proxy", "key"} & set(map(str, steps)) and isinstance(value, str)):
         assert VALIDATOR.is_valid(config) == loads(config)
 
@@ -97,6 +97,15 @@ def test_unknown_fields(config, data, name):
     objects = [steps for steps in [(), *places(config)] if isinstance(at(config, steps), dict)]
     at(config, data.draw(st.sampled_from(objects))).setdefault(name, "x")
     assert VALIDATOR.is_valid(config) == loads(config)
+
+
+@pytest.mark.parametrize(
+    ("fields", "valid"), [({"onwards_key": ""}, True), ({"keys": [""]}, False), ({"proxy": ""}, False)]
+)
+def test_empty_secrets(fields, valid):
+    """Only a provider may go without its secret by an empty one."""
+    config = {"targets": {"a": {"url": "http://h", **fields}}}
+    assert VALIDATOR.is_valid(config) == loads(config) == valid
 
 
 @pytest.mark.parametrize(

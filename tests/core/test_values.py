@@ -137,6 +137,12 @@ class TestHeaders:
             "got (a number|null)$" if not isinstance(value, str) else "got one with other characters$", problem
         )
 
+    def test_blanks_around_values(self):
+        """They are not part of a header's value, and would only be refused later; a prefix may end with one."""
+        target = loaded(response_headers={"x": " \ta b\t ", "y": "  "}, upstream_auth_header_prefix=" Token\t ")
+        assert target.response_headers == {"x": "a b", "y": ""}
+        assert target.upstream_auth_header_prefix == "Token\t "
+
 
 class TestSecrets:
     def test_shown_by_nothing(self):
@@ -230,3 +236,7 @@ class TestSecrets:
         assert complaint(keys=[""]) == "expected a secret, got an empty string"
         [problem] = problems(provider(onwards_key="${env:X}"), lambda kind, name: "")
         assert problem == "targets.a.onwards_key: expected a secret in ${env:X}, got an empty string"
+
+    def test_no_credential(self):
+        """An empty `onwards_key` is one that is left out."""
+        assert loaded(onwards_key="").onwards_key is None
