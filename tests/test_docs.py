@@ -12,6 +12,7 @@ import jsonschema
 import pytest
 
 import onwards_core
+import onwards_trio
 from onwards_core import json_schema, load_config
 from onwards_trio._cli import _parser
 
@@ -112,3 +113,16 @@ def test_the_command_line_page_has_every_option():
         if option.startswith("--") and option != "--help"
     }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) == options
+
+
+@pytest.mark.parametrize("package", [onwards_core, onwards_trio], ids=lambda package: package.__name__)
+def test_the_architecture_page_has_every_module(package):
+    """The table of a package's modules names each of them once, and no other."""
+    page = (ROOT / "docs" / "architecture.md").read_text()
+    section = page.partition(f"\n## `{package.__name__}`")[2].partition("\n## ")[0]
+    cells = re.findall(r"^\| (`_.*?) \|", section, re.MULTILINE)
+    named = [name for cell in cells for name in re.findall(r"`(.+?)`", cell)]
+    folder = Path(package.__file__).parent
+    modules = {file.relative_to(folder).with_suffix("") for file in folder.rglob("*.py")}
+    paths = {str(module.parent if module.name == "__init__" else module) for module in modules}
+    assert sorted(named) == sorted(paths - {".", "__main__"})
