@@ -79,13 +79,14 @@ class Gateway:
         self.ledger = Ledger()
         self._random = random
 
-    def admit(self, request: Request, now: float) -> "Exchange":
+    def admit(self, request: Request, now: float, record: Record | None = None) -> "Exchange":
         """Check a request and take the permits of its key and pool.
 
         Always gives an exchange, to be used as a context manager; the only action of a refused one is the refusal.
-        `now`: seconds on a monotonic clock, the same clock for all calls.
+        `now`: seconds on a monotonic clock, the same clock for all calls. `record`: that of this request, to be
+        filled in; a new one by default.
         """
-        record = Record(request.method, request.target.partition(b"?")[0], now)
+        record = record or Record.of(request, now)
         admission = check(request, record, self.snapshot, self.ledger, now)
         return Exchange(request, record, admission, self.ledger, self._random)
 

@@ -1,8 +1,10 @@
 """What happened in one exchange. Metrics and logs read it; nothing in it is secret."""
 
-from typing import Literal, TypeAlias
+from typing import Literal, Self, TypeAlias
 
 import attrs
+
+from onwards_core._events import Request
 
 Outcome: TypeAlias = Literal["ok", "broken", "client_gone"]
 
@@ -42,3 +44,8 @@ class Record:
     """Of the body."""
     outcome: Outcome | None = None
     """`ok`: whole, errors included; `broken`: cut off; `client_gone`: the client did not wait for it."""
+
+    @classmethod
+    def of(cls, request: Request, now: float) -> Self:
+        """A new one for a request that came now."""
+        return cls(request.method, request.target.partition(b"?")[0], now)

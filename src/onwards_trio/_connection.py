@@ -1,12 +1,9 @@
 """One client connection: requests in, answers out, one after the other.
 
-Who left? While a request is handled, a second task reads on from the client's socket. What it reads is the
-beginning of a pipelined request and is kept for later; when the client closes, the handler is cancelled, and with it
-the request to the provider. A client that closes only its sending side counts as gone too: nothing can tell the two
-apart, and clients of HTTP APIs don't do that. A client that pipelines more than `PIPELINE_LIMIT` is not read from any
-further, so its leaving is seen no sooner than by a failing send.
+Who left? When the client closes, its request is cancelled, and with it the request to the provider. A client that
+closes only its sending side counts as gone too: nothing can tell the two apart, and clients of HTTP APIs don't do that.
 
-Time limits: the whole connection lives in one cancel scope, whose deadline moves with what is being waited for.
+Time limits: `deadline` says until when what is being waited for has to come. The server ends connections that are late.
 
 A request that was answered has a record, and so has one whose client left while it was handled. One that never came
 to its end has none.
@@ -29,8 +26,6 @@ from onwards_trio._wire import Malformed, RequestHead, ServerCodec, ServerEvent,
 
 BODY_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of a request's body. It is held in memory, because a fallback sends it again."""
-PIPELINE_LIMIT: Final = 64 * 1024
-"""Bytes that are read ahead while a request is handled."""
 
 IDLE_TIME: Final = 75.0
 """Seconds until a request begins."""
@@ -41,21 +36,19 @@ BODY_TIME: Final = 30.0
 REFUSAL_TIME: Final = 5.0
 """Seconds that a client gets to take an answer that came before the end of its request."""
 
-_READ_SIZE = 64 * 1024
-
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
 """Answers one request. It is cancelled when the client leaves, and lets `ClientGone` pass."""
 
 
 class Connection:
-    """Call `run`, once. `drain` makes it end as soon as no request is under way.
+    """Call `run`, once. `drain` makes it end as soon as no request is under way, `cancel` at once.
 
     codec: of its own. observe: gets the record of each request.
     """
 
     def __init__(
         self,
-        stream: trio.abc.HalfCloseableStream,
+        stream: TcpStream,
         codec: ServerCodec,
         handle: Handler,
         observe: Callable[[Record], None],
@@ -64,30 +57,45 @@ class Connection:
     ) -> None:
         self.reply: Reply | None = None
         """The one that is under way."""
+        self.deadline = math.inf
+        """In Trio's time."""
         self._stream = stream
         self._codec = codec
         self._handle = handle
         self._observe = observe
         self._draining = draining
         self._idle = False
+        self._client_left = False
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
         """Serve the client until one side has enough. Closes the stream."""
         try:
+            self._stream.on_hangup(self._on_hangup)
             with self._scope:
-                while not self._draining or self._codec.buffered:
+                # A request that came before the end was announced is refused, not ignored.
+                while not self._draining or self._codec.buffered or self._stream.has_something_to_read():
                     if not await self._serve_request():
                         break
                     self._codec.next_cycle()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            self._stream.close()
 
     def drain(self) -> None:
         """Finish what is under way, refuse what comes after it, then end."""
         self._draining = True
         if self._idle:
-            self._scope.cancel()
+            self.cancel()
+
+    def cancel(self) -> None:
+        """End, whatever is under way."""
+        self._scope.cancel()
+
+    def _on_hangup(self) -> None:
+        self._client_left = True
+        if self.reply is not None:
+            self.reply.client_gone = True
+            self.cancel()
 
     async def _serve_request(self) -> bool:
         """Read one request and answer it. False: there can't be another one on this connection."""
@@ -95,12 +103,12 @@ class Connection:
         match head:
             case RequestHead():
                 body = await self._read_body(head)
-                record = Record(head.method, head.target.partition(b"?")[0], trio.current_time())
-                reply = self._new_reply(record, http_1_0=head.http_1_0)
+                whole = body if isinstance(body, bytes) else b""
+                request = Request(head.method, head.target, head.headers, whole, received=time.time())
+                reply = self._new_reply(Record.of(request, trio.current_time()), http_1_0=head.http_1_0)
                 if not isinstance(body, bytes):
                     await self._refuse(reply, body)
                     return False
-                request = Request(head.method, head.target, head.headers, body, received=time.time())
                 await self._answer(request, reply)
                 return reply.complete and self._codec.keep_alive
             case Malformed():
@@ -115,11 +123,11 @@ class Connection:
 
     async def _read_head(self) -> ServerEvent:
         if not self._codec.buffered:
-            self._scope.deadline = trio.current_time() + IDLE_TIME
+            self.deadline = trio.current_time() + IDLE_TIME
             self._idle = True
             self._codec.receive(await self._receive())
             self._idle = False
-        self._scope.deadline = trio.current_time() + HEAD_TIME
+        self.deadline = trio.current_time() + HEAD_TIME
         return await self._next_event()
 
     async def _read_body(self, head: RequestHead) -> bytes | Respond | Malformed:
@@ -134,7 +142,7 @@ class Connection:
         pieces: list[bytes] = []
         size = 0
         while True:
-            self._scope.deadline = trio.current_time() + BODY_TIME
+            self.deadline = trio.current_time() + BODY_TIME
             event = await self._next_event()
             if isinstance(event, Malformed):
                 return event
@@ -150,41 +158,34 @@ class Connection:
             self._codec.receive(await self._receive())
         return event
 
-    async def _receive(self) -> bytes | bytearray:
+    async def _receive(self) -> bytes:
         """What the client sent, `b""` when it has closed."""
         try:
-            return await self._stream.receive_some(_READ_SIZE)
+            return await self._stream.receive_some()
         except trio.BrokenResourceError:
             return b""
 
     # Answers out
 
     def _new_reply(self, record: Record, *, http_1_0: bool = False) -> Reply:
-        return Reply(self._stream, self._codec, record, http_1_0=http_1_0, last=lambda: self._draining)
+        return Reply(self._stream, self._codec, record, http_1_0=http_1_0, last=self._is_last)
+
+    def _is_last(self) -> bool:
+        return self._draining
 
     async def _answer(self, request: Request, reply: Reply) -> None:
-        self._scope.deadline = math.inf  # How long an answer may take is not the client's matter.
+        self.deadline = math.inf  # How long an answer may take is not the client's matter.
         self.reply = reply
         try:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._watch, reply, nursery.cancel_scope)
+            if self._client_left:  # while it was still being read
+                reply.client_gone = True
+            else:
                 await self._run_handler(request, reply)
-                nursery.cancel_scope.cancel()
         finally:
             self.reply = None
-            if reply.needs_reset and isinstance(self._stream, TcpStream):
+            if reply.needs_reset:
                 self._stream.reset_on_close()
             self._end(reply)
-
-    async def _watch(self, reply: Reply, handling: trio.CancelScope) -> None:
-        """Cancel the handling of a request when its client leaves."""
-        while self._codec.buffered < PIPELINE_LIMIT:
-            data = await self._receive()
-            if not data:
-                reply.client_gone = True
-                handling.cancel()
-                return
-            self._codec.receive(data)
 
     async def _run_handler(self, request: Request, reply: Reply) -> None:
         try:
@@ -203,7 +204,7 @@ class Connection:
             if why.truncated:
                 return
             why = attrs.evolve(error("bad_request", why.message), status=why.status)
-        self._scope.deadline = trio.current_time() + REFUSAL_TIME
+        self.deadline = trio.current_time() + REFUSAL_TIME
         try:
             await reply.respond(why)
         except ClientGone:

@@ -1,6 +1,5 @@
 """The loop that carries out what an exchange asks for. Every decision is the core's."""
 
-from contextlib import AsyncExitStack
 from typing import assert_never
 
 import trio
@@ -28,8 +27,7 @@ def forward(gateway: Gateway, transport: Transport) -> Handler:
     """The handler for a `Server` that answers each request through the gateway."""
 
     async def handle(request: Request, reply: Reply) -> None:
-        exchange = gateway.admit(request, trio.current_time())
-        reply.record = exchange.record
+        exchange = gateway.admit(request, trio.current_time(), reply.record)
         await drive(exchange, transport, reply)
 
     return handle
@@ -37,41 +35,50 @@ def forward(gateway: Gateway, transport: Transport) -> Handler:
 
 async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
     """Carry out the exchange's actions until the client has its answer, then close it. Raises `ClientGone`."""
+    answer: Answer | None = None  # The response that is open, one at most.
     # Left in this order: permits go back with the last byte, before anything that waits can come between; so a client
-    # that has its answer finds them free. The response that is open, one at most, is closed after that.
-    async with AsyncExitStack() as opened:
+    # that has its answer finds them free. The response is closed after that.
+    try:
         with exchange:
             action = exchange.begin(trio.current_time())
             while True:
                 event: Event
                 match action:
                     case SendUpstream():
-                        await opened.aclose()
+                        if answer is not None:
+                            await answer.aclose()
                         try:
-                            answer = await opened.enter_async_context(await transport.send(action))
+                            answer = await transport.send(action)
                         except UpstreamError as error:
                             event = UpstreamFailed(error.reason)
                         else:
                             event = UpstreamResponded(answer.status, answer.headers)
                     case CollectBody():
+                        assert answer is not None  # as for the next action
                         event = await _collect(answer, action.limit)
                     case StreamThrough():
-                        await reply.start(action.status, action.headers)
+                        assert answer is not None
+                        reply.start(action.status, action.headers)
                         await _pump(answer, action.transform, reply)
                         return
                     case Respond():
-                        await opened.aclose()
+                        if answer is not None:
+                            await answer.aclose()
                         await reply.respond(action)
                         return
                     case _:
                         assert_never(action)
                 action = exchange.feed(event, trio.current_time())
+    finally:
+        if answer is not None:
+            await answer.aclose()
 
 
 async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed:
     pieces, size = [], 0
     try:
-        while data := await answer.receive():
+        while not answer.ended:
+            data = await answer.receive()
             size += len(data)
             if size > limit:
                 return UpstreamFailed("too_large")
@@ -84,21 +91,23 @@ async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed
 async def _pump(answer: Answer, transform: Transform | None, reply: Reply) -> None:
     """Pass the body on. The next piece is read when the last one is sent: a slow client slows its provider down."""
     try:
-        while data := await answer.receive():
+        data = answer.receive_nowait()  # What came with the head goes out with the head.
+        while True:
             if transform is not None:
                 data = transform.feed(data)
                 if transform.failed:
                     await reply.break_off(data + transform.abort())
                     return
-            if data:
-                await reply.send(data)
+            if answer.ended:
+                break
+            await reply.send(data)
+            data = await answer.receive()
     except UpstreamError:
         await reply.break_off(transform.abort() if transform is not None else b"")
         return
-    rest = b""
     if transform is not None:
-        rest = transform.finish()
+        data += transform.finish()
         if transform.failed:
-            await reply.break_off(rest + transform.abort())
+            await reply.break_off(data + transform.abort())
             return
-    await reply.finish(rest)
+    await reply.finish(data)

@@ -15,8 +15,8 @@ class ClientGone(Exception):
 class Reply:
     """Either `respond`, or `start`, any number of `send`, then `finish` or `break_off`. At last `close`.
 
-    Each waits until the data is in the hands of the operating system, and raises `ClientGone`. What went out and when
-    is noted in `record`.
+    Each but `start` waits until the data is in the hands of the operating system, and raises `ClientGone`. What went
+    out and when is noted in `record`.
     """
 
     def __init__(
@@ -29,7 +29,6 @@ class Reply:
         last: Callable[[], bool] = lambda: False,
     ) -> None:
         self.record = record
-        """May be replaced as long as nothing was sent."""
         self.client_gone = False
         self.begun = False
         self.needs_reset = False
@@ -39,6 +38,8 @@ class Reply:
         self._http_1_0 = http_1_0
         self._last = last
         """Whether no further request will be read on this connection."""
+        self._head = b""
+        """What `start` left to be sent with what comes next."""
 
     @property
     def complete(self) -> bool:
@@ -50,15 +51,15 @@ class Reply:
         await self._write(data, 0 if self.record.method == "HEAD" else len(answer.body))
         self.record.outcome = "ok"
 
-    async def start(self, status: int, headers: Headers) -> None:
-        data = self._codec.start(status, headers, close=self._last())
+    def start(self, status: int, headers: Headers) -> None:
+        """Set the head, which goes out with the first piece. `send` an empty one if that may take time."""
+        self._head = self._codec.start(status, headers, close=self._last())
         self._begin(status)
         # Where HTTP/1.0 gets no length, the end of the connection is the end of the body, whole or not.
         self.needs_reset = self._http_1_0 and all(name != b"content-length" for name, _ in headers)
-        await self._write(data, 0)
 
     async def send(self, data: bytes) -> None:
-        await self._write(self._codec.data(data), len(data))
+        await self._write(self._codec.data(data) if data else b"", len(data))
 
     async def finish(self, data: bytes = b"") -> None:
         """The proper end, after a last piece of the body."""
@@ -69,8 +70,8 @@ class Reply:
     async def break_off(self, data: bytes = b"") -> None:
         """Stop such that the answer does not look complete; `data` tells the client so, if it can be told."""
         self.record.outcome = "broken"
+        await self.send(data)
         if data:
-            await self.send(data)
             self.needs_reset = False
 
     def close(self) -> None:
@@ -84,6 +85,9 @@ class Reply:
         self.record.status = status
 
     async def _write(self, data: bytes, body_bytes: int) -> None:
+        if self._head:
+            data = self._head + data
+            self._head = b""
         if not data:
             return
         try:

@@ -2,18 +2,22 @@
 
 import socket
 from collections.abc import Callable
-from typing import Final
+from typing import Final, TypeVar
 
 import trio
 
 from onwards_core import Record
 from onwards_trio._connection import Connection, Handler
 from onwards_trio._fault import log_fault
-from onwards_trio._tcp import TcpListener, open_tcp_listeners
+from onwards_trio._tcp import TcpListener, TcpStream, open_tcp_listeners
 from onwards_trio._wire._h11 import H11ServerCodec
 
 SEND_STALL: Final = 120.0
 """Seconds that a client may take nothing of what is sent to it, where the system can watch over that."""
+
+
+DEADLINE_GRAIN: Final = 1.0
+"""Seconds that a connection may exceed its deadline."""
 
 
 async def open_listeners(host: str, port: int) -> list[TcpListener]:
@@ -31,6 +35,9 @@ async def open_listeners(host: str, port: int) -> list[TcpListener]:
         if hasattr(socket, "TCP_USER_TIMEOUT"):
             listener.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, int(SEND_STALL * 1000))
     return listeners
+
+
+Listener = TypeVar("Listener", bound=trio.abc.Listener[TcpStream])
 
 
 class Server:
@@ -59,23 +66,25 @@ class Server:
         """The requests that are being answered."""
         return [connection.reply.record for connection in self._connections if connection.reply is not None]
 
-    async def serve(self, listeners: list[TcpListener]) -> None:
+    async def serve(self, listeners: list[Listener]) -> None:
         """Accept connections, and close the listeners in the end. Returns when it is drained."""
-        async with trio.open_nursery() as connections:
-            with self._accepting:
-                # When the process is out of file descriptors, this waits a moment and tries again.
-                await trio.serve_listeners(self.serve_stream, listeners, handler_nursery=connections)
-            connections.cancel_scope.deadline = trio.current_time() + self._drain_seconds
-            for connection in self._connections:
-                connection.drain()
+        async with trio.open_nursery() as watch:
+            watch.start_soon(self._end_late_ones)
+            async with trio.open_nursery() as connections:
+                with self._accepting:
+                    # When the process is out of file descriptors, this waits a moment and tries again.
+                    await trio.serve_listeners(self._serve_connection, listeners, handler_nursery=connections)
+                connections.cancel_scope.deadline = trio.current_time() + self._drain_seconds
+            watch.cancel_scope.cancel()
 
     def drain(self) -> None:
         """Stop listening, close idle connections, let requests under way finish, and refuse new ones meanwhile."""
         self.draining = True
         self._accepting.cancel()
+        for connection in self._connections:
+            connection.drain()
 
-    async def serve_stream(self, stream: trio.abc.HalfCloseableStream) -> None:
-        """Serve one connection that was accepted elsewhere, and close it."""
+    async def _serve_connection(self, stream: TcpStream) -> None:
         connection = Connection(stream, H11ServerCodec(), self._handle, self._observe, draining=self.draining)
         self._connections.add(connection)
         try:
@@ -84,3 +93,12 @@ class Server:
             log_fault(fault)
         finally:
             self._connections.remove(connection)
+
+    async def _end_late_ones(self) -> None:
+        """One task for the deadlines of all connections: a cancel scope for each step would cost far more."""
+        while True:
+            await trio.sleep(DEADLINE_GRAIN)
+            now = trio.current_time()
+            for connection in self._connections:
+                if connection.deadline <= now:
+                    connection.cancel()

@@ -1,8 +1,8 @@
 """TCP without detours: what can be done at once is done at once.
 
-Trio's own streams go through the scheduler for each operation, which costs more than the system call itself. These
-do so only when the system would make them wait, and after `_TURNS` operations in a row, so that a connection which
-always has something to do leaves time for the others.
+Trio's own streams go through the scheduler twice for most operations, which costs more than the system call itself.
+Here a receive waits first, since in a conversation nothing has come yet, and a send waits only when the system would
+make it. So a connection that always has something to do still leaves time for the others at each receive.
 
 That a send which does not wait is no checkpoint has a second use: what follows it, such as giving permits back, has
 happened before any other task can notice that the data was sent.
@@ -10,17 +10,26 @@ happened before any other task can notice that the data was sent.
 
 import errno
 import socket
+import ssl
 import struct
-from typing import Any, Final
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any, Final, TypeVar
 
 import trio
+
+from onwards_trio._hangup import hangups
 
 READ_SIZE: Final = 64 * 1024
 """Bytes to ask for where the caller does not say."""
 
-_TURNS = 32
+# Connections that are accepted in a row before others get their time.
+_ACCEPTS = 32
 # Errors of `accept` that are about one connection, which failed before it was taken.
 _CONNECTION_FAILED = frozenset((errno.ECONNABORTED, errno.EPROTO, errno.EPERM, errno.ENETDOWN, errno.EHOSTUNREACH))
+
+
+_Result = TypeVar("_Result")
 
 
 class TcpStream(trio.abc.HalfCloseableStream):
@@ -28,37 +37,41 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     def __init__(self, connected: socket.socket) -> None:
         connected.setblocking(False)
-        connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        with suppress(OSError):  # The peer may have left by now; and tests use other kinds of sockets.
+            connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connected
-        self._turns = _TURNS
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        await self._take_turn()
         while True:
+            await _wait(trio.lowlevel.wait_readable, self.socket)
             try:
                 return self.socket.recv(max_bytes or READ_SIZE)
             except BlockingIOError:
-                await self._wait(trio.lowlevel.wait_readable)
+                continue
             except OSError as error:
                 raise _mapped(error) from error
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        """Send as much as the system takes at once: how many bytes that was."""
+        try:
+            return self.socket.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise _mapped(error) from error
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._take_turn()
-        rest: bytes | bytearray | memoryview = data
-        while True:
-            try:
-                sent = self.socket.send(rest)
-            except BlockingIOError:
-                sent = 0
-            except OSError as error:
-                raise _mapped(error) from error
-            if sent == len(rest):
-                return
-            rest = memoryview(rest)[sent:]
-            await self._wait(trio.lowlevel.wait_writable)
+        sent = self.send_nowait(data)
+        if sent == len(data):
+            return
+        rest = memoryview(data)
+        while sent < len(rest):
+            rest = rest[sent:]
+            await _wait(trio.lowlevel.wait_writable, self.socket)
+            sent = self.send_nowait(rest)
 
     async def wait_send_all_might_not_block(self) -> None:
-        await self._wait(trio.lowlevel.wait_writable)
+        await _wait(trio.lowlevel.wait_writable, self.socket)
 
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
@@ -74,8 +87,13 @@ class TcpStream(trio.abc.HalfCloseableStream):
     def close(self) -> None:
         """Close at once, without waiting for anything. May be called again."""
         if self.socket.fileno() != -1:
+            hangups().forget(self.socket)
             trio.lowlevel.notify_closing(self.socket)
             self.socket.close()
+
+    def on_hangup(self, callback: Callable[[], None]) -> None:
+        """Have `callback` called, once, when the peer closes its side."""
+        hangups().watch(self.socket, callback)
 
     def reset_on_close(self) -> None:
         """Let the peer see a reset instead of a proper end."""
@@ -84,25 +102,72 @@ class TcpStream(trio.abc.HalfCloseableStream):
     def has_something_to_read(self) -> bool:
         """Whether a read would not wait: there is data, the peer has closed, or the connection is broken."""
         try:
-            self.socket.recv(1, socket.MSG_PEEK)
+            # Not the method of a TLS socket, which can't look without reading.
+            socket.socket.recv(self.socket, 1, socket.MSG_PEEK)
         except BlockingIOError:
             return False
         except OSError:
             return True
         return True
 
-    async def _take_turn(self) -> None:
-        self._turns -= 1
-        if not self._turns:
-            self._turns = _TURNS
-            await trio.lowlevel.checkpoint()
 
-    async def _wait(self, wait: Any) -> None:
-        self._turns = _TURNS
+class TlsStream(TcpStream):
+    """A connected socket with TLS on it, from `start_tls`.
+
+    That a connection ended without a goodbye is an error: what it carried might have been cut.
+    """
+
+    socket: ssl.SSLSocket
+
+    @classmethod
+    async def start(cls, below: TcpStream, context: ssl.SSLContext, host: str | None) -> "TlsStream":
+        """Shake hands. `below` is not to be used any more; on failure it is closed. Raises `OSError`."""
         try:
-            await wait(self.socket)
-        except (OSError, ValueError) as error:  # ValueError: the socket is closed.
+            wrapped = context.wrap_socket(
+                below.socket, do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=host
+            )
+        except BaseException:
+            below.close()
+            raise
+        stream = cls(wrapped)
+        try:
+            await stream._retried(wrapped.do_handshake)
+        except BaseException:
+            stream.close()
+            raise
+        return stream
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        size = max_bytes or READ_SIZE
+        if not self.socket.pending():
+            await _wait(trio.lowlevel.wait_readable, self.socket)
+        try:
+            return await self._retried(lambda: self.socket.recv(size))
+        except ssl.SSLZeroReturnError:
+            return b""
+        except OSError as error:
             raise _mapped(error) from error
+
+    def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
+        try:
+            return self.socket.send(data)
+        except (ssl.SSLWantWriteError, ssl.SSLWantReadError):
+            return 0
+        except OSError as error:
+            raise _mapped(error) from error
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError("TLS can't be closed on one side")
+
+    async def _retried(self, step: Callable[[], _Result]) -> _Result:
+        """The result of `step`, whatever TLS has to wait for before it."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                await _wait(trio.lowlevel.wait_readable, self.socket)
+            except ssl.SSLWantWriteError:
+                await _wait(trio.lowlevel.wait_writable, self.socket)
 
 
 class TcpListener(trio.abc.Listener[TcpStream]):
@@ -111,27 +176,22 @@ class TcpListener(trio.abc.Listener[TcpStream]):
     def __init__(self, listening: socket.socket) -> None:
         listening.setblocking(False)
         self.socket = listening
-        self._turns = _TURNS
+        self._accepts_left = _ACCEPTS
 
     async def accept(self) -> TcpStream:
-        self._turns -= 1
-        if not self._turns:
-            self._turns = _TURNS
+        self._accepts_left -= 1
+        if not self._accepts_left:
+            self._accepts_left = _ACCEPTS
             await trio.lowlevel.checkpoint()
         while True:
             try:
                 connected, _ = self.socket.accept()
                 return TcpStream(connected)
             except BlockingIOError:
-                try:
-                    await trio.lowlevel.wait_readable(self.socket)
-                except ValueError as error:
-                    raise trio.ClosedResourceError("the listener is closed") from error
+                await _wait(trio.lowlevel.wait_readable, self.socket)
             except OSError as error:
-                if self.socket.fileno() == -1:
-                    raise trio.ClosedResourceError("the listener is closed") from error
                 if error.errno not in _CONNECTION_FAILED:
-                    raise
+                    raise (_mapped(error) if self.socket.fileno() == -1 else error) from error
 
     async def aclose(self) -> None:
         if self.socket.fileno() != -1:
@@ -152,6 +212,13 @@ async def open_tcp_stream(host: str, port: int) -> TcpStream:
 
 def _taken(made_by_trio: trio.socket.SocketType) -> socket.socket:
     return socket.socket(fileno=made_by_trio.detach())
+
+
+async def _wait(wait: Any, connected: socket.socket) -> None:
+    try:
+        await wait(connected)
+    except (OSError, ValueError) as error:  # ValueError: the socket is closed.
+        raise _mapped(error) from error
 
 
 def _mapped(error: Exception) -> Exception:

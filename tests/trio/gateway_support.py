@@ -1,6 +1,7 @@
 """A gateway without a network: a transport that follows a script, and a client on a stream in memory."""
 
 import json
+import socket
 from collections.abc import Callable
 from random import Random
 
@@ -9,6 +10,7 @@ import h11
 import trio
 
 from onwards_core import Gateway, Headers, SendUpstream, Snapshot, load_config
+from onwards_trio._tcp import TcpStream
 from onwards_trio._upstream import UpstreamError
 
 EVENTS = [(b"content-type", b"text/event-stream")]
@@ -54,8 +56,13 @@ class ScriptedAnswer:
     def __init__(self, script: Scripted, left: Callable[[], None]) -> None:
         self.status = script.status
         self.headers = script.headers
+        self.ended = False
         self._steps = list(script.steps)
         self._left = left
+        self._closed = False
+
+    def receive_nowait(self) -> bytes:
+        return b""
 
     async def receive(self) -> bytes:
         await trio.lowlevel.checkpoint()
@@ -67,13 +74,13 @@ class ScriptedAnswer:
                     raise UpstreamError(reason)
                 case pause:
                     await trio.sleep(pause)
+        self.ended = True
         return b""
 
-    async def __aenter__(self):
-        return self
-
-    async def __aexit__(self, *exception):
-        self._left()
+    async def aclose(self) -> None:
+        if not self._closed:
+            self._closed = True
+            self._left()
         await trio.lowlevel.checkpoint_if_cancelled()
 
 
@@ -109,6 +116,33 @@ class ScriptedTransport:
 
     async def __aexit__(self, *exception):
         pass
+
+
+def tcp_pair() -> tuple[TcpStream, TcpStream]:
+    """Both ends of a connection on this machine."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        theirs = socket.create_connection(listening.getsockname())
+        ours, _ = listening.accept()
+    return TcpStream(ours), TcpStream(theirs)
+
+
+class Accepting(trio.abc.Listener[TcpStream]):
+    """A listener that accepts these connections, or fails with these errors, then nothing more."""
+
+    def __init__(self, *outcomes: TcpStream | OSError) -> None:
+        self._outcomes = list(outcomes)
+
+    async def accept(self) -> TcpStream:
+        await trio.lowlevel.checkpoint()
+        if not self._outcomes:
+            await trio.sleep_forever()
+        outcome = self._outcomes.pop(0)
+        if isinstance(outcome, OSError):
+            raise outcome
+        return outcome
+
+    async def aclose(self) -> None:
+        await trio.lowlevel.checkpoint()
 
 
 def post(

@@ -5,13 +5,12 @@ from contextlib import asynccontextmanager
 
 import pytest
 import trio
-import trio.testing
 
 from onwards_core import Record
 from onwards_trio._admin import admin
 from onwards_trio._metrics import Metrics
 from onwards_trio._server import Server
-from tests.trio.gateway_support import Client
+from tests.trio.gateway_support import Accepting, Client, tcp_pair
 
 
 @asynccontextmanager
@@ -19,11 +18,12 @@ async def operator(*, ready: bool = True) -> AsyncIterator[Client]:
     """A client of the admin routes, of a gateway that has answered one request."""
     metrics = Metrics("own", list)
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
-    ours, theirs = trio.testing.memory_stream_pair()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(Server(admin(metrics, lambda: ready)).serve_stream, ours)
+    ours, theirs = tcp_pair()
+    server = Server(admin(metrics, lambda: ready))
+    async with trio.open_nursery() as nursery, theirs:
+        nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)
-        await theirs.aclose()
+        server.drain()
 
 
 def ask(path: str, method: str = "GET") -> bytes:

@@ -2,6 +2,7 @@
 
 import socket
 import struct
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -34,7 +35,7 @@ async def test_an_exchange(nursery: trio.Nursery) -> None:
 
     network = Network(nursery, script)
     request = request_to(target=b"/x?y", body=b"data")
-    async with DirectTransport(network.connect) as transport, await transport.send(request) as answer:
+    async with DirectTransport(network.connect) as transport, aclosing(await transport.send(request)) as answer:
         assert answer.status == 418
         assert answer.headers == [(b"set-cookie", b"a"), (b"set-cookie", b"b"), (b"content-length", b"5")]
         assert await read_all(answer) == b"hello"
@@ -73,7 +74,7 @@ async def test_the_connection_used_last_is_taken_first(nursery: trio.Nursery) ->
         answers = [await transport.send(request_to()) for _ in range(3)]
         assert served == [1, 2, 3]
         for answer in (answers[2], answers[0], answers[1]):
-            async with answer:
+            async with aclosing(answer):
                 await read_all(answer)
         await ask(transport, request_to())
         await ask(transport, request_to())
@@ -81,7 +82,7 @@ async def test_the_connection_used_last_is_taken_first(nursery: trio.Nursery) ->
         held = await transport.send(request_to())
         await ask(transport, request_to())
         assert served == [1, 2, 3, 2, 2, 2, 1]
-        async with held:
+        async with aclosing(held):
             pass
 
 
@@ -207,13 +208,13 @@ async def test_an_answer_that_is_left_early_closes_its_connection(nursery: trio.
         keeping_open(b"HTTP/1.1 204 No Content\r\n\r\n"),
     )
     async with DirectTransport(network.connect) as transport:
-        async with await transport.send(request_to()) as answer:
+        async with aclosing(await transport.send(request_to())) as answer:
             assert await answer.receive() == b"hello"
         assert network.open == 0
-        async with await transport.send(request_to()):
+        async with aclosing(await transport.send(request_to())):
             pass
         assert network.open == 0
-        async with await transport.send(request_to()):
+        async with aclosing(await transport.send(request_to())):
             pass
         assert network.open == 1
 
@@ -229,7 +230,7 @@ async def test_pieces_arrive_as_they_come(nursery: trio.Nursery) -> None:
         await stream.send_all(b"1\r\nc\r\n0\r\n\r\n")
 
     network = Network(nursery, script)
-    async with DirectTransport(network.connect) as transport, await transport.send(request_to()) as answer:
+    async with DirectTransport(network.connect) as transport, aclosing(await transport.send(request_to())) as answer:
         assert await answer.receive() == b"ab"
         go_on.set()
         assert await answer.receive() == b"c"
@@ -249,7 +250,7 @@ async def test_a_slow_reader_slows_the_provider(nursery: trio.Nursery) -> None:
             sent.append(number)
 
     network = Network(nursery, script, lockstep=True)
-    async with DirectTransport(network.connect) as transport, await transport.send(request_to()) as answer:
+    async with DirectTransport(network.connect) as transport, aclosing(await transport.send(request_to())) as answer:
         await trio.testing.wait_all_tasks_blocked()
         assert sent == []
         await answer.receive()
@@ -289,7 +290,7 @@ async def test_bodies_that_break_off(nursery: trio.Nursery, answer: bytes, reaso
     """What arrived is handed out, then the failure, as often as one asks; never a proper end."""
     network = Network(nursery, saying(answer))
     async with DirectTransport(network.connect) as transport:
-        async with await transport.send(request_to()) as response:
+        async with aclosing(await transport.send(request_to())) as response:
             assert await response.receive() == b"hello"
             assert await fails(response.receive()) == reason
             assert await fails(response.receive()) == reason
@@ -309,7 +310,7 @@ async def test_a_reset_connection() -> None:
 
     async with listening(script) as port, DirectTransport() as transport:
         answer = await transport.send(request_to("127.0.0.1", port))
-        async with answer:
+        async with aclosing(answer):
             assert await answer.receive() == b"hello"
             reset.set()
             assert await fails(answer.receive()) == "reset"

@@ -1,6 +1,7 @@
 """Our own keep-alive connections: what ends by time or number, and that a cancellation leaves none open."""
 
 import math
+from contextlib import aclosing
 
 import pytest
 import trio
@@ -53,7 +54,7 @@ async def test_idle_connections_are_limited(nursery: trio.Nursery) -> None:
     async with DirectTransport(network.connect) as transport:
         answers = [await transport.send(request_to()) for _ in range(IDLE_LIMIT + 5)]
         for answer in answers:
-            async with answer:
+            async with aclosing(answer):
                 await read_all(answer)
         assert network.open == IDLE_LIMIT
         await ask(transport, request_to("other"))
@@ -86,7 +87,7 @@ async def test_silence_in_a_body_has_a_limit(nursery: trio.Nursery, autojump_clo
 
     network = Network(nursery, script)
     async with DirectTransport(network.connect) as transport:
-        async with await transport.send(request_to()) as answer:
+        async with aclosing(await transport.send(request_to())) as answer:
             for _ in range(3):
                 assert await answer.receive() == b"x"
             await trio.sleep(2 * BODY_TIMEOUT)
@@ -111,7 +112,7 @@ async def test_one_silent_body_does_not_end_another(
     reasons: dict[float, str] = {}
 
     async def receive(seconds: float) -> None:
-        async with await transport.send(request_to(target=b"/%d" % seconds)) as answer:
+        async with aclosing(await transport.send(request_to(target=b"/%d" % seconds))) as answer:
             try:
                 assert await read_all(answer) == b"ok"
                 reasons[seconds] = "ok"

@@ -1,5 +1,7 @@
 """Our own connections over TLS: whom they trust, and that a cut is no end."""
 
+from contextlib import aclosing
+
 import pytest
 import trio
 import trustme
@@ -68,7 +70,7 @@ async def test_an_answer_that_ends_with_its_connection(authority: trustme.CA, go
     served = over_tls(authority, script, compatible=not goodbye)
     async with listening(served) as port, DirectTransport() as transport:
         answer = await transport.send(request_to("127.0.0.1", port, scheme="https"))
-        async with answer:
+        async with aclosing(answer):
             if goodbye:
                 assert await read_all(answer) == b"hello"
             else:
@@ -90,7 +92,7 @@ async def test_leaving_closes_at_once(authority: trustme.CA) -> None:
     async with listening(over_tls(authority, script)) as port, DirectTransport() as transport:
         answer = await transport.send(request_to("127.0.0.1", port, scheme="https"))
         with trio.CancelScope() as scope:
-            async with answer:
+            async with aclosing(answer):
                 assert await answer.receive() == b"hello"
                 scope.cancel()
                 await answer.receive()

@@ -38,10 +38,11 @@ async def answer(
     body = b""
     while isinstance(piece := codec.next_event(), bytes):
         body += piece
-    reply = Reply(stream, codec, Record("", b"", 0.0), http_1_0=head.http_1_0)
+    received = Request(head.method, head.target, head.headers, body)
+    reply = Reply(stream, codec, Record.of(received, 0.0), http_1_0=head.http_1_0)
     handle = forward(served or gateway(m=pool("a", "b")), transport)
     try:
-        await handle(Request(head.method, head.target, head.headers, body), reply)
+        await handle(received, reply)
     finally:
         await stream.aclose()
         reply.close()

@@ -1,6 +1,7 @@
 """HTTP/2 over httpcore's connections: shared ones, interrupted ones, and whose answer is whose."""
 
 from collections.abc import Callable
+from contextlib import aclosing
 
 import httpcore
 import pytest
@@ -59,7 +60,7 @@ async def test_an_exchange(serving: Serving) -> None:
     body = bytes(range(256)) * 1000
     async with listening(serving(respond).script) as port, HttpcoreTransport() as transport:
         answer = await transport.send(request(port, b"/v1/x?y=%20", body))
-        async with answer:
+        async with aclosing(answer):
             assert answer.status == 418
             assert answer.headers == [(b"x-many", b"1"), (b"x-many", b"2")]
             assert await read_all(answer) == b"teapot"
@@ -87,7 +88,7 @@ async def test_a_provider_without_http2(authority: trustme.CA) -> None:
         held = await transport.send(request(port))
         assert await ask(transport, request(port)) == (200, b"ok")
         assert len(connections) == 2
-        async with held:
+        async with aclosing(held):
             pass
 
 
@@ -129,7 +130,7 @@ async def test_no_exchange_waits_for_another(serving: Serving, streams: int | No
         answers = [await transport.send(request(port)) for _ in range(7)]
         assert len(provider.connections) == connections
         for answer in answers:
-            async with answer:
+            async with aclosing(answer):
                 pass
 
 
@@ -147,14 +148,14 @@ async def test_leaving_early_stops_the_stream(serving: Serving) -> None:
     async with listening(provider.script) as port, HttpcoreTransport() as transport:
         stays = await transport.send(request(port, b"/stays"))
         leaves = await transport.send(request(port, b"/leaves"))
-        async with leaves:
+        async with aclosing(leaves):
             assert await leaves.receive() == b"/leaves"
         [connection] = provider.connections
         await connection.streams[3].reset.wait()
-        async with await transport.send(request(port, b"/new")) as new:
+        async with aclosing(await transport.send(request(port, b"/new"))) as new:
             assert await new.receive() == b"/new"
             assert len(provider.connections) == 2
-        async with stays:
+        async with aclosing(stays):
             finish.set()
             assert await read_all(stays) == b"/stays to the end"
         while provider.open:
@@ -184,7 +185,7 @@ async def test_leaving_while_waiting_for_the_head(serving: Serving) -> None:
         scope.cancel()
         [connection] = provider.connections
         await connection.streams[3].reset.wait()
-        async with stays:
+        async with aclosing(stays):
             assert await stays.receive() == b"ok"
             await connection.streams[1].send(b"more", end=True)
             assert await read_all(stays) == b"more"
@@ -207,7 +208,7 @@ async def test_streams_and_connections_that_break_off(serving: Serving) -> None:
         for path in (b"/reset", b"/close"):
             assert await fails(transport.send(request(port, path))) == "reset"
             arrived = trio.Event()
-            async with await transport.send(request(port, path + b"/body")) as answer:
+            async with aclosing(await transport.send(request(port, path + b"/body"))) as answer:
                 assert await answer.receive() == b"ok"
                 arrived.set()
                 assert await fails(answer.receive()) == "reset"
@@ -315,7 +316,7 @@ async def test_silence_in_a_body_has_a_limit(serving: Serving, mock_clock: trio.
 
     async with listening(serving(respond).script) as port, HttpcoreTransport() as transport:
         answer = await transport.send(request(port))
-        async with answer, trio.open_nursery() as nursery:
+        async with aclosing(answer), trio.open_nursery() as nursery:
             assert await answer.receive() == b"ok"
             nursery.start_soon(later)
             assert await fails(answer.receive()) == "timeout"
@@ -350,7 +351,7 @@ async def test_cancellation_harms_nobody_else(serving: Serving) -> None:
                 trio.lowlevel.add_instrument(instrument)
             trio.lowlevel.remove_instrument(instrument)
             assert await ask(transport, request(port, b"/later")) == (200, b"/later")
-            async with stays:
+            async with aclosing(stays):
                 finish.set()
                 assert await read_all(stays) == b"/stays"
         while provider.open:

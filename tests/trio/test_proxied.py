@@ -1,6 +1,7 @@
 """Providers behind proxies: forwarded, tunnelled, over SOCKS5, and what becomes of a proxy's refusals."""
 
 import logging
+from contextlib import aclosing
 from typing import Self
 
 import pytest
@@ -226,7 +227,7 @@ async def test_broken_answers(answer: bytes, head: str, body: str) -> None:
         if head:
             assert await fails(transport.send(through(proxy_port, port))) == head
         else:
-            async with await transport.send(through(proxy_port, port)) as response:
+            async with aclosing(await transport.send(through(proxy_port, port))) as response:
                 assert await response.receive() == b"hello"
                 assert await fails(response.receive()) == body
 

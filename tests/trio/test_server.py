@@ -15,7 +15,7 @@ from onwards_core import Record, Request, Respond
 from onwards_trio._drive import forward
 from onwards_trio._reply import Reply
 from onwards_trio._server import Server, open_listeners
-from tests.trio.gateway_support import Client, Scripted, ScriptedTransport, gateway, pool, post
+from tests.trio.gateway_support import Accepting, Client, Scripted, ScriptedTransport, gateway, pool, post, tcp_pair
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 
@@ -34,25 +34,6 @@ class Running:
 
     async def client(self) -> Client:
         return Client(await trio.open_tcp_stream("127.0.0.1", self.port))
-
-
-class Listener(trio.abc.Listener[trio.abc.HalfCloseableStream]):
-    """Accepts these, then nothing more."""
-
-    def __init__(self, *outcomes: trio.abc.HalfCloseableStream | OSError) -> None:
-        self._outcomes = list(outcomes)
-
-    async def accept(self) -> trio.abc.HalfCloseableStream:
-        await trio.lowlevel.checkpoint()
-        if not self._outcomes:
-            await trio.sleep_forever()
-        outcome = self._outcomes.pop(0)
-        if isinstance(outcome, OSError):
-            raise outcome
-        return outcome
-
-    async def aclose(self) -> None:
-        await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
@@ -130,11 +111,12 @@ async def test_survives_running_out_of_file_descriptors(
     autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It says so, waits a moment and goes on."""
-    ours, theirs = trio.testing.memory_stream_pair()
+    ours, theirs = tcp_pair()
     server = Server(ok)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, [Listener(OSError(errno.EMFILE, "too many"), ours)])
-        assert (await Client(theirs).ask(GET)).body == b"ok"
+        nursery.start_soon(server.serve, [Accepting(OSError(errno.EMFILE, "too many"), ours)])
+        async with theirs:
+            assert (await Client(theirs).ask(GET)).body == b"ok"
         server.drain()
     assert "EMFILE" in caplog.text
 
@@ -197,9 +179,9 @@ async def test_drain_does_not_wait_forever(autojump_clock: trio.testing.MockCloc
     transport = ScriptedTransport(Scripted(200, (b"piece", math.inf)))
     served = gateway(m=pool("a"))
     server = Server(forward(served, transport), observe=records.append, drain_seconds=7.0)
-    ours, theirs = trio.testing.memory_stream_pair()
+    ours, theirs = tcp_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(server.serve, [Listener(ours)])
+        nursery.start_soon(server.serve, [Accepting(ours)])
         await theirs.send_all(post())
         await trio.testing.wait_all_tasks_blocked()
         server.drain()
@@ -207,6 +189,7 @@ async def test_drain_does_not_wait_forever(autojump_clock: trio.testing.MockCloc
         got = await Client(theirs).answer()
         assert (got.body, got.whole) == (b"piece", False)
         assert trio.current_time() - start == pytest.approx(7.0)
+    theirs.close()
     assert [record.outcome for record in records] == ["broken"]
     assert transport.open == 0
     assert served.ledger.permits_out() == 0

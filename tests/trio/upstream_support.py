@@ -2,7 +2,7 @@
 
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from contextlib import aclosing, asynccontextmanager, suppress
 from functools import partial
 
 import pytest
@@ -57,7 +57,7 @@ def request_to(
 
 async def ask(transport: Transport, request: SendUpstream) -> tuple[int, bytes]:
     """Send the request and read the whole answer."""
-    async with await transport.send(request) as answer:
+    async with aclosing(await transport.send(request)) as answer:
         return answer.status, await read_all(answer)
 
 
@@ -114,8 +114,14 @@ class Line(trio.abc.Stream):
         self.closed = False
         self._stream = stream
 
+    def send_nowait(self, data: bytes) -> int:
+        return 0
+
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         await self._stream.send_all(data)
+
+    def has_something_to_read(self) -> bool:
+        return False
 
     async def wait_send_all_might_not_block(self) -> None:
         await self._stream.wait_send_all_might_not_block()
@@ -123,9 +129,14 @@ class Line(trio.abc.Stream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
         return await self._stream.receive_some(max_bytes)
 
-    async def aclose(self) -> None:
+    def close(self) -> None:
         self.closed = True
-        await self._stream.aclose()
+        self._stream.send_stream.close()
+        self._stream.receive_stream.close()
+
+    async def aclose(self) -> None:
+        self.close()
+        await trio.lowlevel.checkpoint()
 
 
 class Network:

@@ -5,9 +5,7 @@ import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
-import trio
-
-from onwards_trio._tcp import TcpStream, open_tcp_stream
+from onwards_trio._tcp import TcpStream, TlsStream, open_tcp_stream
 
 CONNECT_TIMEOUT = 10.0
 """Seconds for everything that comes before the request: TCP, TLS, proxy."""
@@ -18,7 +16,7 @@ IDLE_TIME = 90.0
 IDLE_LIMIT = 100
 """Idle connections per origin."""
 
-Connect: TypeAlias = Callable[[str, str, int], Awaitable[trio.abc.Stream]]
+Connect: TypeAlias = Callable[[str, str, int], Awaitable[TcpStream]]
 """Opens a connection to scheme, host and port. Raises `OSError` or `trio.BrokenResourceError`."""
 
 
@@ -28,38 +26,11 @@ async def open_tcp(host: str, port: int) -> TcpStream:
     return stream
 
 
-async def start_tls(
-    stream: trio.abc.Stream, context: ssl.SSLContext, host: str | None
-) -> trio.SSLStream[trio.abc.Stream]:
-    """Shake hands over `stream`; on failure that is closed."""
-    # A missing close_notify is an error: a body that ends with its connection might have been cut.
-    tls = trio.SSLStream(stream, context, server_hostname=host)
-    try:
-        await tls.do_handshake()
-    except BaseException:
-        await trio.aclose_forcefully(stream)
-        raise
-    return tls
-
-
 def tcp_or_tls(context: ssl.SSLContext) -> Connect:
     """Connections over the network: plain TCP for `http`, verified by `context` for `https`."""
 
-    async def connect(scheme: str, host: str, port: int) -> trio.abc.Stream:
+    async def connect(scheme: str, host: str, port: int) -> TcpStream:
         tcp = await open_tcp(host, port)
-        return tcp if scheme == "http" else await start_tls(tcp, context, host)
+        return tcp if scheme == "http" else await TlsStream.start(tcp, context, host)
 
     return connect
-
-
-def under_tls(stream: trio.abc.Stream) -> trio.abc.Stream:
-    """The stream that closes without a goodbye, which would have to be waited for."""
-    while isinstance(stream, trio.SSLStream):
-        stream = stream.transport_stream
-    return stream
-
-
-def is_stale(transport: trio.abc.Stream) -> bool:
-    """Whether an idle connection was closed by its provider, or said something unasked, as far as that can be seen
-    without waiting."""
-    return isinstance(transport, TcpStream) and transport.has_something_to_read()

@@ -16,23 +16,18 @@ from typing import Self, TypeAlias
 import trio
 
 from onwards_core import SendUpstream
+from onwards_trio._tcp import TcpStream
 from onwards_trio._upstream._connect import (
     BODY_TIMEOUT,
     CONNECT_TIMEOUT,
     IDLE_LIMIT,
     IDLE_TIME,
     Connect,
-    is_stale,
     tcp_or_tls,
-    under_tls,
 )
 from onwards_trio._upstream._protocol import UpstreamError
 from onwards_trio._wire import Malformed, ResponseHead, Signal
 from onwards_trio._wire._h11 import H11ClientCodec
-
-_READ_SIZE = 64 * 1024
-# A request of this size fits into the send buffer of any new or idle socket: sending it can't wait for the peer.
-_SENT_AT_ONCE = 16 * 1024
 
 Origin: TypeAlias = tuple[str, str, int]
 """Scheme, host, port."""
@@ -41,6 +36,7 @@ Origin: TypeAlias = tuple[str, str, int]
 def verifying_context() -> ssl.SSLContext:
     """Trusts what the system trusts and offers nothing but HTTP/1.1."""
     context = ssl.create_default_context()
+    context.options |= ssl.OP_NO_RENEGOTIATION  # A send would have to wait for something to read.
     context.set_alpn_protocols(["http/1.1"])
     return context
 
@@ -53,38 +49,41 @@ class _Silence(UpstreamError):
 
 
 class _Connection:
-    def __init__(self, origin: Origin, stream: trio.abc.Stream) -> None:
+    def __init__(self, origin: Origin, stream: TcpStream) -> None:
         self.origin = origin
         self.codec = H11ClientCodec()
         self.idle_since = 0.0
         self.timed_out = False
-        self._stream = stream
-        self._transport = under_tls(stream)
-        self._sent = False
+        self.stream = stream
+        self._unsent: memoryview | bytes = b""
         self._answered = False
-
-    @property
-    def stale(self) -> bool:
-        return is_stale(self._transport)
 
     def reusable(self) -> bool:
         """Whether both messages have ended properly. Reads on to the end of the response if that is here already."""
-        return self._sent and self.codec.next_event() is Signal.END and self.codec.reusable
+        return not self._unsent and self.codec.next_event() is Signal.END and self.codec.reusable
 
-    def begin(self, request: SendUpstream) -> bytes:
-        self._sent = self._answered = False
-        return self.codec.request(request.method, request.target, request.headers, request.body)
-
-    async def write(self, data: bytes) -> None:
+    def begin(self, request: SendUpstream) -> bool:
+        """Send as much of the request as can be sent at once. False: call `send_rest` beside reading the answer."""
+        self._answered = False
+        data = self.codec.request(request.method, request.target, request.headers, request.body)
+        self._unsent = data  # unless something is sent
         try:
-            await self._stream.send_all(data)
+            sent = self.stream.send_nowait(data)
         except (trio.BrokenResourceError, trio.ClosedResourceError):
-            return  # The provider may have answered before it stopped listening: reading will tell.
-        self._sent = True
+            return True  # The provider may have answered before it stopped listening: reading will tell.
+        self._unsent = memoryview(data)[sent:] if sent < len(data) else b""
+        return not self._unsent
+
+    async def send_rest(self) -> None:
+        try:
+            await self.stream.send_all(self._unsent)
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            return
+        self._unsent = b""
 
     async def read(self) -> None:
         try:
-            data = await self._stream.receive_some(_READ_SIZE)
+            data = await self.stream.receive_some()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if self.timed_out:
                 raise UpstreamError("timeout") from error
@@ -105,10 +104,6 @@ class _Connection:
 
     def _ended(self) -> UpstreamError:
         return UpstreamError("reset") if self._answered else _Silence()
-
-    async def close(self) -> None:
-        """Close at once: before the first checkpoint, so that no cancellation can prevent it."""
-        await trio.aclose_forcefully(self._transport)
 
 
 def failure(fault: Malformed) -> UpstreamError:
@@ -133,17 +128,16 @@ class DirectTransport:
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self._nursery.cancel_scope.cancel()
-        with trio.CancelScope(shield=True):  # Nothing in here waits: closing is forceful.
-            for idle in self._idle.values():
-                while idle:
-                    await idle.pop().close()
+        for idle in self._idle.values():
+            while idle:
+                idle.pop().stream.close()
         # Without the exception: it's not from a task of this nursery, and is not to be wrapped in a group.
         await self._nursery_manager.__aexit__(None, None, None)
 
     async def send(self, request: SendUpstream) -> "DirectAnswer":
         url = request.provider.url
         origin = (url.scheme, url.host, url.port)
-        reused = await self._take(origin)
+        reused = self._take(origin)
         if reused:
             try:
                 return await self._ask(reused, request)
@@ -151,13 +145,15 @@ class DirectTransport:
                 pass
         return await self._ask(await self._open(origin), request)
 
-    async def _take(self, origin: Origin) -> _Connection | None:
+    def _take(self, origin: Origin) -> _Connection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            if connection.idle_since + IDLE_TIME > trio.current_time() and not connection.stale:
+            expired = connection.idle_since + IDLE_TIME <= trio.current_time()
+            # What came unasked must not be taken for the answer to the next request.
+            if not expired and not connection.stream.has_something_to_read():
                 return connection
-            await connection.close()
+            connection.stream.close()
         return None
 
     async def _open(self, origin: Origin) -> _Connection:
@@ -170,14 +166,12 @@ class DirectTransport:
 
     async def _ask(self, connection: _Connection, request: SendUpstream) -> "DirectAnswer":
         try:
-            data = connection.begin(request)
-            if len(data) <= _SENT_AT_ONCE:
-                await connection.write(data)
-            else:  # The provider may answer, and even stop reading, before it has got all of this.
-                self._nursery.start_soon(connection.write, data)
+            if not connection.begin(request):
+                # The provider may answer, and even stop reading, before it has got all of this.
+                self._nursery.start_soon(connection.send_rest)
             head = await connection.read_head()
         except BaseException:
-            await connection.close()
+            connection.stream.close()
             raise
         return DirectAnswer(self, connection, head)
 
@@ -192,13 +186,16 @@ class DirectTransport:
         finally:
             self._reading.pop(connection, None)
 
-    async def release(self, connection: _Connection) -> None:
-        idle = self._idle.setdefault(connection.origin, deque())
+    def release(self, connection: _Connection) -> None:
+        """Keep the connection for the next request if that is safe, else close it."""
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = deque()
         if connection.reusable() and len(idle) < IDLE_LIMIT:
             connection.idle_since = trio.current_time()
             idle.append(connection)
         else:
-            await connection.close()
+            connection.stream.close()
 
     async def _reap(self) -> None:
         """Close what has waited too long, for more of a body or for its next request."""
@@ -211,10 +208,10 @@ class DirectTransport:
                 connection = next(iter(self._reading))
                 del self._reading[connection]
                 connection.timed_out = True
-                await connection.close()
+                connection.stream.close()
             for idle in list(self._idle.values()):
                 while idle and idle[0].idle_since + IDLE_TIME <= now:
-                    await idle.popleft().close()
+                    idle.popleft().stream.close()
 
 
 class DirectAnswer:
@@ -223,28 +220,32 @@ class DirectAnswer:
     def __init__(self, transport: DirectTransport, connection: _Connection, head: ResponseHead) -> None:
         self.status = head.status
         self.headers = head.headers
+        self.ended = False
         self._transport = transport
-        self._connection = connection
+        self._connection: _Connection | None = connection
 
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        await self._transport.release(self._connection)
-
-    async def receive(self) -> bytes:
+    def receive_nowait(self) -> bytes:
+        assert self._connection is not None
         pieces: list[bytes] = []  # What came in one read goes on in one piece.
-        while True:
+        while not self.ended:
             event = self._connection.codec.next_event()
             if isinstance(event, bytes):
                 pieces.append(event)
-            elif pieces:
-                return b"".join(pieces)
-            elif event is Signal.NEED_DATA:
-                await self._transport.read(self._connection)
             elif event is Signal.END:
-                return b""
+                self.ended = True
+            elif event is Signal.NEED_DATA or pieces:  # A fault comes up again when the pieces are gone.
+                break
             else:
                 raise failure(event) if isinstance(event, Malformed) else UpstreamError("protocol")
+        return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def receive(self) -> bytes:
+        assert self._connection is not None
+        while not (data := self.receive_nowait()) and not self.ended:
+            await self._transport.read(self._connection)
+        return data
+
+    async def aclose(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._transport.release(connection)

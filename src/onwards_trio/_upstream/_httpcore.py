@@ -276,18 +276,20 @@ class HttpcoreAnswer:
         self._progress = progress
         self._response = response
         self._body = response.aiter_stream()
-        self._ended = False
+        self.ended = False
+        self._closed = False
         self._failure: FailureReason | None = None
 
-    async def __aenter__(self) -> Self:
-        return self
+    def receive_nowait(self) -> bytes:
+        return b""  # httpcore can't tell.
 
-    async def __aexit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    async def aclose(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
         complete = False
         try:
-            if self._ended:
+            if self.ended:
                 await self._response.aclose()
                 complete = True
             else:
@@ -312,7 +314,7 @@ class HttpcoreAnswer:
                     if piece:
                         self._failure = None
                         return piece
-                self._ended = True
+                self.ended = True
                 self._failure = None
             except _FAULTS as error:
                 self._failure = _reason(error, self._link)

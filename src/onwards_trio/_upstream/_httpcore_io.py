@@ -8,7 +8,8 @@ from typing import Any
 import httpcore
 import trio
 
-from onwards_trio._upstream._connect import is_stale, open_tcp, start_tls, under_tls
+from onwards_trio._tcp import TcpStream, TlsStream
+from onwards_trio._upstream._connect import open_tcp
 
 _WRITE_TIMEOUT = 10.0
 
@@ -36,7 +37,7 @@ class Wire(httpcore.AsyncNetworkBackend):
 
     @property
     def stale(self) -> bool:
-        return self.stream is None or is_stale(under_tls(self.stream.stream))
+        return self.stream is None or self.stream.stream.has_something_to_read()
 
     async def close(self) -> None:
         """Close at once, whatever httpcore thinks of its connection."""
@@ -47,17 +48,17 @@ class Wire(httpcore.AsyncNetworkBackend):
 class Stream(httpcore.AsyncNetworkStream):
     """Timeouts are not looked at: exchanges have cancel scopes."""
 
-    def __init__(self, stream: trio.abc.Stream, wire: Wire) -> None:
+    def __init__(self, stream: TcpStream, wire: Wire) -> None:
         self.stream = stream
         self._wire = wire
         self._write_lock = trio.Lock()
         # Half a frame, or a header block that is lost after compressing it, would break all other exchanges on the
         # connection, so there a cancellation has to wait for the write. An HTTP/1.1 connection is closed instead.
-        self._is_shared = isinstance(stream, trio.SSLStream) and stream.selected_alpn_protocol() == "h2"
+        self._is_shared = isinstance(stream, TlsStream) and stream.socket.selected_alpn_protocol() == "h2"
 
     async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
         try:
-            data = bytes(await self.stream.receive_some(max_bytes))
+            data = await self.stream.receive_some(max_bytes)
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             raise httpcore.ReadError from error
         self._wire.received += len(data)
@@ -80,7 +81,7 @@ class Stream(httpcore.AsyncNetworkStream):
         raise httpcore.WriteError
 
     async def aclose(self) -> None:
-        await trio.aclose_forcefully(under_tls(self.stream))
+        await trio.aclose_forcefully(self.stream)
 
     async def start_tls(
         self,
@@ -88,9 +89,9 @@ class Stream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        self._wire.stream = Stream(await start_tls(self.stream, ssl_context, server_hostname), self._wire)
+        self._wire.stream = Stream(await TlsStream.start(self.stream, ssl_context, server_hostname), self._wire)
         return self._wire.stream
 
     def get_extra_info(self, info: str) -> Any:
         """What httpcore wants of it is the TLS layer, for the protocol agreed upon."""
-        return self.stream if info == "ssl_object" and isinstance(self.stream, trio.SSLStream) else None
+        return self.stream.socket if info == "ssl_object" and isinstance(self.stream, TlsStream) else None

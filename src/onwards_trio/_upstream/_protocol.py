@@ -15,24 +15,25 @@ class UpstreamError(Exception):
 
 
 class Answer(Protocol):
-    """A provider's response whose head has arrived; an async context manager.
-
-    Leaving it with the body read to its end makes the connection available again, leaving it earlier closes
-    the connection at once, without waiting for the peer; of an HTTP/2 connection that others use, only its stream.
-    """
+    """A provider's response whose head has arrived. Call `aclose` in any case."""
 
     status: int
     headers: Headers
+    ended: bool
+    """Whether the body has come to its proper end with the last piece."""
 
-    async def receive(self) -> bytes:
-        """The next piece of the body as it arrives, `b""` at its proper end. Raises `UpstreamError`."""
+    def receive_nowait(self) -> bytes:
+        """The next piece of the body if it is here already, else `b""`. Raises `UpstreamError`."""
         ...
 
-    async def __aenter__(self) -> Self: ...
+    async def receive(self) -> bytes:
+        """The next piece of the body as it arrives, `b""` only if it has ended. Raises `UpstreamError`."""
+        ...
 
-    async def __aexit__(
-        self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None: ...
+    async def aclose(self) -> None:
+        """With the body read to its end, make the connection available again; else close it at once, without
+        waiting for the peer; of an HTTP/2 connection that others use, only its stream. May be called again."""
+        ...
 
 
 class Transport(Protocol):
