@@ -251,7 +251,8 @@ def _url(value: Any) -> Url:
         return parse_url(value)
     except ValueError as error:
         # Credentials may stand before an @ and in a query; and what is no URL at all may be one.
-        raise Wrong(str(error), _shown(value) if re.fullmatch("[a-z]+://[^@?#]*", value) else "another one") from None
+        harmless = re.fullmatch("[a-z]+://[^@?#]*", value)
+        raise Wrong(str(error), _shown(value) if harmless else "another string") from None
 
 
 # Secrets: checked when they are resolved

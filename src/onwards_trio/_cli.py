@@ -153,15 +153,28 @@ def _parser() -> argparse.ArgumentParser:
     _setting(serve, "-p", "--port", type=_port, default=3000, help="the port to listen on, 0 for any (%(default)s)")
     _switch(serve, "-w", "--watch", help="reload the config file when it changes (on)")
     _switch(serve, "-m", "--metrics", help="serve metrics and health routes (on)")
-    _setting(serve, "--metrics-port", type=_port, default=9090, help="the port for those (%(default)s)")
     _setting(
-        serve, "--metrics-prefix", type=_prefix, default="onwards", help="what metric names begin with (%(default)s)"
+        serve,
+        "--metrics-port",
+        type=_port,
+        default=9090,
+        metavar="PORT",
+        help="the port for those, at the same address (%(default)s)",
+    )
+    _setting(
+        serve,
+        "--metrics-prefix",
+        type=_prefix,
+        default="onwards",
+        metavar="PREFIX",
+        help="what metric names begin with (%(default)s)",
     )
     _setting(
         serve,
         "--drain-seconds",
         type=_number(0.0, float("inf")),
         default=30.0,
+        metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
     )
     _setting(
@@ -169,7 +182,8 @@ def _parser() -> argparse.ArgumentParser:
         "--log-level",
         type=_level,
         default="info",
-        help="the least important messages to log (%(default)s)",
+        metavar="LEVEL",
+        help="the least important messages to log: debug, info, warning or error (%(default)s)",
     )
 
     check = _command(commands, "check", _check, "validate a config file and show what it means")
