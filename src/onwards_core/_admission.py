@@ -82,9 +82,10 @@ def _named(request: Request, fields: Mapping[bytes, bytes]) -> tuple[str, Body |
     body = _parsed(request)
     if isinstance(body, Respond):
         return body
-    if body.model is None:
+    model = body.model
+    if model is None:
         return error("bad_request", "Name a model: a string 'model' in the request body.", param="model")
-    return body.model, body
+    return model, body
 
 
 def _parsed(request: Request) -> Body | Respond:

@@ -15,6 +15,7 @@ _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
 _encode = msgspec.json.Encoder().encode
 _minify = msgspec.json.format
+_MODEL = frozenset(("model",))
 
 
 class Body(Protocol):
@@ -49,7 +50,7 @@ def parse_body(request: Request) -> "Body | str":
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return "The request body is not valid JSON." if not kind or b"json" in kind else OpaqueBody(raw)
     # Go's decoder, for one, does not care about the case of names.
-    if any(name != "model" and name.lower() == "model" for name in members):
+    if "model" in map(str.lower, members.keys() - _MODEL):
         return "The request body names its model in another case than 'model'."
     return JsonBody(raw, members)
 

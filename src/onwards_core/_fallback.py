@@ -1,6 +1,8 @@
 """Which provider is tried when, and after which failures. Pure functions and a frozen policy."""
 
+from bisect import bisect
 from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 from random import Random
 
 import attrs
@@ -42,9 +44,9 @@ def provider_order(weights: Sequence[int], strategy: Strategy, random: Random) -
     if strategy is Strategy.PRIORITY:
         yield from range(len(weights))
         return
-    left = [index for index, weight in enumerate(weights) if weight]
-    while left:
-        (drawn,) = random.choices(left, [weights[index] for index in left])
-        left.remove(drawn)
+    left = list(weights)
+    while total := sum(left):
+        drawn = bisect(list(accumulate(left)), random.random() * total)
+        left[drawn] = 0
         yield drawn
     yield from (index for index, weight in enumerate(weights) if not weight)

@@ -27,6 +27,12 @@ class Rate:
     interval: int
     """Nanoseconds per token."""
     burst: int
+    slack: int = attrs.field(init=False)
+    """How far in the future the TAT may be: nanoseconds."""
+
+    @slack.default
+    def _(self) -> int:
+        return (self.burst - 1) * self.interval
 
     @classmethod
     def per_second(cls, rate: float, burst: int | None = None) -> "Rate":
@@ -43,6 +49,12 @@ class Limit:
     rate: Rate | None = None
     permits: int | None = None
     """How many exchanges may be under way at once."""
+    bucket: str = attrs.field(init=False, repr=False)
+    """Names the rate's state. A limiter whose numbers change starts anew, hence they are part of it."""
+
+    @bucket.default
+    def _(self) -> str:
+        return f"{self.identity} {self.rate}"
 
 
 @attrs.frozen
@@ -80,35 +92,26 @@ class Ledger:
     _CONCURRENCY_RETRY = 1.0
 
     def __init__(self) -> None:
-        # A limiter whose parameters change starts anew, hence they are part of its identity here.
-        self._full_at: dict[tuple[str, Rate], int] = {}
+        self._full_at: dict[str, int] = {}
         self._held: dict[str, int] = {}
 
     def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
         """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
+        full_at, held = self._full_at, self._held
         at = round(now * _SECOND)
-        wait = 0
-        for limit in limits:
-            rate = limit.rate
-            if rate is not None:
-                full_at = self._full_at.get((limit.identity, rate), at)
-                wait = max(wait, full_at - at - (rate.burst - 1) * rate.interval)
+        wait = max((full_at.get(it.bucket, at) - at - it.rate.slack for it in limits if it.rate), default=0)
         if wait > 0:
             return Refusal("rate_limit", wait / _SECOND)
         for limit in limits:
-            if limit.permits is not None and self._held.get(limit.identity, 0) >= limit.permits:
+            if limit.permits is not None and held.get(limit.identity, 0) >= limit.permits:
                 return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
 
-        identities = []
         for limit in limits:
-            identity = limit.identity
-            identities.append(identity)
             # Counted whether or not there is a limit: one that a reload adds then knows what is under way.
-            self._held[identity] = self._held.get(identity, 0) + 1
-            rate = limit.rate
-            if rate is not None:
-                self._full_at[identity, rate] = max(self._full_at.get((identity, rate), at), at) + rate.interval
-        return Permit(self._held, identities)
+            held[limit.identity] = held.get(limit.identity, 0) + 1
+            if limit.rate:
+                full_at[limit.bucket] = max(full_at.get(limit.bucket, at), at) + limit.rate.interval
+        return Permit(held, [limit.identity for limit in limits])
 
     def permits_out(self, identity: str | None = None) -> int:
         """How many permits are held, of one identity or in all."""
@@ -117,4 +120,4 @@ class Ledger:
     def prune(self, now: float) -> None:
         """Forget the limiters whose buckets are full again: they are as good as new."""
         at = round(now * _SECOND)
-        self._full_at = {key: full_at for key, full_at in self._full_at.items() if full_at > at}
+        self._full_at = {bucket: full_at for bucket, full_at in self._full_at.items() if full_at > at}

@@ -38,11 +38,12 @@ _DOT_SEGMENT = re.compile(rb"[/\\]\.\.?(?:[/\\;?#\0]|\Z)")
 _MAX_ESCAPINGS = 8
 
 
+@lru_cache(maxsize=1024)
 def safe_target(target: bytes) -> bool:
     """Whether a request target is an absolute path that stays below any base it is appended to.
 
     Providers differ in how they undo escapes, so a segment that is `.` or `..`, however often it is escaped, is not
-    safe.
+    safe. Cached: clients ask for the same few targets over and over.
     """
     path = target.partition(b"?")[0]
     if not path.startswith(b"/") or _NOT_IN_TARGET.search(target):
@@ -74,13 +75,9 @@ def _passes(name: bytes) -> bool:
 
 def upstream_headers(request: Request, provider: Provider, body: bytes, *, identity_encoding: bool) -> Headers:
     """The provider's request headers, complete. `identity_encoding`: ask for an answer that is not compressed."""
-    named = _named_by_connection(request.headers)
+    withheld = {provider.auth_header} | _named_by_connection(request.headers)
     headers = [(b"host", provider.authority)]
-    headers += [
-        (name, value)
-        for name, value in request.headers
-        if _passes(name) and name != provider.auth_header and name not in named
-    ]
+    headers += [field for field in request.headers if _passes(field[0]) and field[0] not in withheld]
     if identity_encoding:
         headers = [field for field in headers if field[0] != b"accept-encoding"]
         headers.append((b"accept-encoding", b"identity"))
@@ -99,18 +96,17 @@ def client_headers(
 
     `content_type`: that of a body which is not the provider's own.
     """
-    named = _named_by_connection(headers)
-    own = {} if content_type is None else {b"content-type": content_type}
-    added = {**own, **provider.response_headers}
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _HOP_BY_HOP and name not in drop and name not in added and name not in named
-    ] + list(added.items())
+    added = provider.response_headers
+    if content_type is not None:
+        added = {b"content-type": content_type, **added}
+    withheld = _HOP_BY_HOP | drop | added.keys() | _named_by_connection(headers)
+    return [field for field in headers if field[0] not in withheld] + list(added.items())
 
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    values = [value for name, value in headers if name == b"connection"]
-    if not values:
-        return frozenset()
-    return frozenset(token.strip().lower() for token in b",".join(values).split(b","))
+    return _tokens(b",".join([value for name, value in headers if name == b"connection"]))
+
+
+@lru_cache(maxsize=1024)
+def _tokens(connection: bytes) -> frozenset[bytes]:
+    return frozenset(token.strip().lower() for token in connection.split(b","))
