@@ -11,7 +11,7 @@ from openai import OpenAI
 
 from tests.conformance.support.process import Process
 from tests.conformance.support.program import Program
-from tests.conformance.support.provider import JSON, Provider
+from tests.conformance.support.provider import JSON, Call, Provider
 from tests.conformance.support.wire import TIMEOUT
 
 _KEY = "sk-client"
@@ -242,8 +242,8 @@ def test_rate_limit(client: OpenAI) -> None:
     assert 900_000 < int(raised.value.response.headers["retry-after-ms"]) <= 1_000_000
 
 
-def test_leaving_a_stream(client: OpenAI, scripted: Provider) -> None:
-    """A stream that the client closes early is over for the provider, too."""
+def _open_stream(client: OpenAI, scripted: Provider) -> tuple[openai.Stream[Any], Call]:
+    """A stream of which one event was sent, and the provider's end of it."""
     with ThreadPoolExecutor(1) as executor:
         opened = executor.submit(
             client.chat.completions.create,
@@ -254,25 +254,21 @@ def test_leaving_a_stream(client: OpenAI, scripted: Provider) -> None:
         call = scripted.call()
         call.start()
         stream = opened.result(TIMEOUT)
-        call.send_chunk(b'data: {"id": "1", "choices": [], "created": 1, "model": "x", "object": "x"}\n\n')
-        assert next(iter(stream)).id == "1"
-        stream.close()
-        assert call.closed()
+    call.send_chunk(b'data: {"id": "1", "choices": [], "created": 1, "model": "x", "object": "x"}\n\n')
+    return stream, call
+
+
+def test_leaving_a_stream(client: OpenAI, scripted: Provider) -> None:
+    """A stream that the client closes early is over for the provider, too."""
+    stream, call = _open_stream(client, scripted)
+    assert next(iter(stream)).id == "1"
+    stream.close()
+    assert call.closed()
 
 
 def test_stream_that_breaks_off(client: OpenAI, scripted: Provider) -> None:
     """A stream that its provider does not finish is an exception, not a short text."""
-    with ThreadPoolExecutor(1) as executor:
-        opened = executor.submit(
-            client.chat.completions.create,
-            model="scripted",
-            messages=[{"role": "user", "content": "x"}],
-            stream=True,
-        )
-        call = scripted.call()
-        call.start()
-        stream = opened.result(TIMEOUT)
-        call.send_chunk(b'data: {"id": "1", "choices": [], "created": 1, "model": "x", "object": "x"}\n\n')
-        call.close()
-        with pytest.raises(openai.APIError):
-            list(stream)
+    stream, call = _open_stream(client, scripted)
+    call.close()
+    with pytest.raises(openai.APIError):
+        list(stream)

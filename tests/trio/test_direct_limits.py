@@ -11,12 +11,12 @@ from onwards_trio._upstream import UpstreamError
 from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
 from onwards_trio._upstream._direct import DirectTransport
 from tests.trio.upstream_support import (
-    CancelAt,
     Network,
     Script,
     answer_all,
     answer_once,
     ask,
+    cancelled_at,
     fails,
     read_all,
     read_request,
@@ -149,22 +149,15 @@ def test_cancellation_leaves_nothing_open(scripts: tuple[Script, ...], body: byt
     """Cancelled at each of its checkpoints in turn: no connection stays open but idle ones that are fit for use."""
 
     async def run(step: int) -> bool:
-        async def client(scope: trio.CancelScope) -> None:
-            with scope:
-                for _ in range(2):
-                    await ask(transport, request_to(body=body))
+        async def client() -> None:
+            for _ in range(2):
+                await ask(transport, request_to(body=body))
 
         async with trio.open_nursery() as providers:
             network = Network(providers, *scripts)
             async with DirectTransport(network.connect) as transport:
-                scope = trio.CancelScope()
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(client, scope)
-                    [task] = nursery.child_tasks
-                    instrument = CancelAt(task, scope, step)
-                    trio.lowlevel.add_instrument(instrument)
-                trio.lowlevel.remove_instrument(instrument)
-                if scope.cancelled_caught:
+                cancelled = await cancelled_at(step, client)
+                if cancelled:
                     idle = [connection for stack in transport._idle.values() for connection in stack]
                     assert network.open == len(idle)
                     for connection in idle:
@@ -172,7 +165,7 @@ def test_cancellation_leaves_nothing_open(scripts: tuple[Script, ...], body: byt
                 assert transport._reading == {}
             assert network.open == 0
             providers.cancel_scope.cancel()
-        return scope.cancelled_caught
+        return cancelled
 
     step = 1
     while trio.run(run, step, clock=trio.testing.MockClock(autojump_threshold=0)):

@@ -14,9 +14,9 @@ from onwards_trio._upstream._httpcore import HttpcoreTransport
 from onwards_trio._upstream._httpcore_io import Stream, Wire
 from tests.trio.proxies import Http2Provider, Http2Stream
 from tests.trio.upstream_support import (
-    CancelAt,
     answer_all,
     ask,
+    cancelled_at,
     fails,
     listening,
     over_tls,
@@ -334,29 +334,19 @@ async def test_cancellation_harms_nobody_else(serving: Serving) -> None:
             await finish.wait()
         await stream.send(stream.path, end=True)
 
-    async def victim(scope: trio.CancelScope, transport: HttpcoreTransport) -> None:
-        with scope:
-            assert await ask(transport, request(port, b"/victim", bytes(100_000))) == (200, b"/victim")
-
     async def cancel_at(step: int) -> bool:
         nonlocal finish
         finish = trio.Event()
-        scope = trio.CancelScope()
         async with HttpcoreTransport() as transport:
             stays = await transport.send(request(port, b"/stays"))
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(victim, scope, transport)
-                [task] = nursery.child_tasks
-                instrument = CancelAt(task, scope, step)
-                trio.lowlevel.add_instrument(instrument)
-            trio.lowlevel.remove_instrument(instrument)
+            cancelled = await cancelled_at(step, ask, transport, request(port, b"/victim", bytes(100_000)))
             assert await ask(transport, request(port, b"/later")) == (200, b"/later")
             async with aclosing(stays):
                 finish.set()
                 assert await read_all(stays) == b"/stays"
         while provider.open:
             await trio.testing.wait_all_tasks_blocked()
-        return scope.cancelled_caught
+        return cancelled
 
     provider = serving(respond)
     async with listening(provider.script) as port:

@@ -15,10 +15,10 @@ from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT
 from onwards_trio._upstream._httpcore import HttpcoreTransport
 from tests.trio.proxies import Http2Provider, Http2Stream, HttpProxy, Socks5Proxy
 from tests.trio.upstream_support import (
-    CancelAt,
     answer_all,
     answer_once,
     ask,
+    cancelled_at,
     fails,
     listening,
     over_tls,
@@ -245,24 +245,17 @@ async def test_cancellation_leaves_nothing_open() -> None:
         finally:
             open_connections -= 1
 
-    async def client(scope: trio.CancelScope, transport: HttpcoreTransport) -> None:
-        with scope:
-            for _ in range(2):
-                assert await ask(transport, through(proxy_port, port)) == (200, b"ok")
+    async def client(transport: HttpcoreTransport) -> None:
+        for _ in range(2):
+            assert await ask(transport, through(proxy_port, port)) == (200, b"ok")
 
     async def cancel_at(step: int) -> bool:
-        scope = trio.CancelScope()
         async with HttpcoreTransport() as transport:
-            async with trio.open_nursery() as nursery:
-                nursery.start_soon(client, scope, transport)
-                [task] = nursery.child_tasks
-                instrument = CancelAt(task, scope, step)
-                trio.lowlevel.add_instrument(instrument)
-            trio.lowlevel.remove_instrument(instrument)
+            cancelled = await cancelled_at(step, client, transport)
             assert await ask(transport, through(proxy_port, port)) == (200, b"ok")
         while open_connections:
             await trio.testing.wait_all_tasks_blocked()
-        return scope.cancelled_caught
+        return cancelled
 
     async with listening(script) as port, listening(Socks5Proxy().script) as proxy_port:
         step = 1

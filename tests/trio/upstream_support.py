@@ -231,3 +231,20 @@ class CancelAt(trio.abc.Instrument):
             self._step -= 1
             if self._step == 0:
                 self._scope.cancel()
+
+
+async def cancelled_at(step: int, function: Callable[..., Awaitable[object]], *arguments: object) -> bool:
+    """Run the function, and cancel it when it was resumed for the `step`-th time. False: it ended before."""
+    scope = trio.CancelScope()
+
+    async def victim() -> None:
+        with scope:
+            await function(*arguments)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(victim)
+        [task] = nursery.child_tasks
+        instrument = CancelAt(task, scope, step)
+        trio.lowlevel.add_instrument(instrument)
+    trio.lowlevel.remove_instrument(instrument)
+    return scope.cancelled_caught
