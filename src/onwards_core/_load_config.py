@@ -8,6 +8,7 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterator
+from functools import reduce
 from typing import Annotated, Any, TypeAlias, get_args, get_origin
 
 import attrs
@@ -48,7 +49,7 @@ def _read(raw: bytes, resolve_secret: ResolveSecret) -> Config | tuple[str, ...]
         return (str(error),)
     except RecursionError:
         return ("expected a config, got lists or objects that are nested too deeply",)
-    return Config(targets=file.targets, auth=file.auth, warnings=tuple(_warnings(document, file, "")))
+    return Config(targets=file.targets, auth=file.auth, warnings=tuple(_warnings(document, file)))
 
 
 # JSON
@@ -178,26 +179,29 @@ def _problems(error: Exception, path: str) -> Iterator[str]:
         raise error  # The resolver's own mistake is no problem of the file.
 
 
-def _warnings(raw: Any, read: Any, path: str) -> Iterator[str]:
-    """Walks along a value and what was read from it."""
+def _warnings(raw: Any, read: Any, *steps: str | int) -> Iterator[str]:
+    """Walks along a value and what was read from it. The path is put together where there is something to say."""
     if isinstance(raw, list):
         for index, part in enumerate(raw):
-            yield from _warnings(part, read[index], _below(path, index))
+            yield from _warnings(part, read[index], *steps, index)
     elif isinstance(raw, _Object):
         for name in raw.repeated:
-            yield f"{_below(path, name)}: stands there more than once, and the last one counts"
+            yield f"{_path(*steps, name)}: stands there more than once, and the last one counts"
         known = read if isinstance(read, dict) else attrs.asdict(read, recurse=False)
         for name, part in raw.items():
-            place = _below(path, name)
             if name in known:
-                yield from _warnings(part, known[name], place)
-            elif place != "$schema":
+                yield from _warnings(part, known[name], *steps, name)
+            elif (*steps, name) != ("$schema",):
                 [nearest] = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
-                yield f"{place}: unknown field; the nearest known one is {nearest}"
+                yield f"{_path(*steps, name)}: unknown field; the nearest known one is {nearest}"
+
+
+def _path(*steps: str | int) -> str:
+    """Where a part is: `targets.gpt-4.providers[1]`, `targets["a.b"]`."""
+    return reduce(_below, steps, "")
 
 
 def _below(path: str, step: str | int) -> str:
-    """The path of a part: `targets.gpt-4.providers[1]`, `targets["a.b"]`."""
     if isinstance(step, int) or not re.fullmatch(r"[A-Za-z0-9_$/:@-]+", step):
         return f"{path}[{json.dumps(step)}]"
     return f"{path}.{step}" if path else step
