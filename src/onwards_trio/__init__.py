@@ -18,6 +18,14 @@ if TYPE_CHECKING:
     from onwards_trio._server import Server, open_listeners
     from onwards_trio._upstream import Answer, Transport, Transports, UpstreamError
     from onwards_trio._upstream._direct import DirectTransport
+else:  # A type checker would take this to have any name.
+
+    def __getattr__(name: str) -> Any:
+        """Import what is asked for, so that `onwards --help` does not wait for the whole server."""
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
 
 __all__ = [
     "Answer",
@@ -48,12 +56,3 @@ _MODULES = {
     "open_listeners": "_server",
     "serve": "_serve",
 }
-
-
-if not TYPE_CHECKING:  # The type checker would take any name that is asked for.
-
-    def __getattr__(name: str) -> Any:
-        """Import what is asked for, so that `onwards --help` does not wait for the whole server."""
-        if name not in _MODULES:
-            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-        return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
