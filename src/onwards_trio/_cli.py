@@ -10,6 +10,7 @@ import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -75,6 +76,7 @@ def _serve(args: argparse.Namespace) -> int:
         metrics_host=args.host,
         metrics_port=args.metrics_port,
         metrics_prefix=args.metrics_prefix,
+        http_codec=args.http_codec,
         drain_seconds=args.drain_seconds,
     )
     trio.run(serve, options)
@@ -168,6 +170,13 @@ def _parser() -> argparse.ArgumentParser:
         default="onwards",
         metavar="PREFIX",
         help="what metric names begin with (%(default)s)",
+    )
+    _setting(
+        serve,
+        "--http-codec",
+        type=_codec,
+        metavar="NAME",
+        help="what reads HTTP: httptools or h11 (the first of them that is installed)",
     )
     _setting(
         serve,
@@ -276,6 +285,14 @@ def _level(text: str) -> str:
     if text.lower() not in ("debug", "info", "warning", "error"):
         raise argparse.ArgumentTypeError(f"expected debug, info, warning or error, got {text!r}")
     return text.upper()
+
+
+def _codec(text: str) -> str:
+    if text not in ("httptools", "h11"):
+        raise argparse.ArgumentTypeError(f"expected httptools or h11, got {text!r}")
+    if find_spec(text) is None:
+        raise argparse.ArgumentTypeError(f"{text} is not installed")
+    return text
 
 
 def _prefix(text: str) -> str:

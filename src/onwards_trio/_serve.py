@@ -20,6 +20,8 @@ from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
 from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
+from onwards_trio._upstream._direct import DirectTransport
+from onwards_trio._wire._choose import codecs
 
 _log = logging.getLogger("onwards")
 
@@ -39,6 +41,8 @@ class Options:
     metrics_host: str = "0.0.0.0"  # noqa: S104 - as `host`
     metrics_port: int = 9090
     metrics_prefix: str = "onwards"
+    http_codec: str | None = None
+    """`httptools` or `h11`; None: the first of them that is installed."""
     drain_seconds: float = 30.0
     """How long requests under way may take to finish when the process has been told to stop."""
 
@@ -49,6 +53,7 @@ async def serve(options: Options) -> None:
     Raises `ConfigError` for a config with mistakes, `OSError` for a file that can't be read or an address that can't
     be listened on.
     """
+    http = codecs(options.http_codec)
     hash_key = os.urandom(32)
     reloader = Reloader(options.config, hash_key)
     gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
@@ -56,14 +61,14 @@ async def serve(options: Options) -> None:
         listeners = await _listen(opened, options.host, options.port)
         admin_listeners = await _listen(opened, options.metrics_host, options.metrics_port) if options.metrics else []
         signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-        transport = await opened.enter_async_context(Transports())
+        transport = await opened.enter_async_context(Transports(DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
         def observe(record: Record) -> None:
             metrics.observe(record)
             log_record(record)
 
-        server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds)
+        server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds, http=http)
         metrics = Metrics(options.metrics_prefix, server.under_way)
 
         async def obey_signals() -> None:
@@ -80,7 +85,8 @@ async def serve(options: Options) -> None:
         if options.watch:
             nursery.start_soon(reloader.watch, gateway)
         if options.metrics:
-            nursery.start_soon(Server(admin(metrics, lambda: not server.draining)).serve, admin_listeners)
+            operators = Server(admin(metrics, lambda: not server.draining), http=http)
+            nursery.start_soon(operators.serve, admin_listeners)
             _announce("metrics on", admin_listeners)
         _announce("listening on", listeners)
         await server.serve(listeners)

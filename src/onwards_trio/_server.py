@@ -10,7 +10,7 @@ from onwards_core import Record
 from onwards_trio._connection import Connection, Handler
 from onwards_trio._fault import log_fault
 from onwards_trio._tcp import TcpListener, TcpStream, open_tcp_listeners
-from onwards_trio._wire._h11 import H11ServerCodec
+from onwards_trio._wire._choose import Codecs, codecs
 
 SEND_STALL: Final = 120.0
 """Seconds that a client may take nothing of what is sent to it, where the system can watch over that."""
@@ -46,6 +46,7 @@ class Server:
     handle: answers each request; see `forward`.
     observe: gets the record of each request once that is answered, or its client gone.
     drain_seconds: how long requests under way may take to finish.
+    http: what reads and writes HTTP.
     """
 
     def __init__(
@@ -54,11 +55,13 @@ class Server:
         *,
         observe: Callable[[Record], None] = lambda _: None,
         drain_seconds: float = 30.0,
+        http: Codecs | None = None,
     ) -> None:
         self.draining = False
         self._handle = handle
         self._observe = observe
         self._drain_seconds = drain_seconds
+        self._http = http or codecs()
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
 
@@ -85,7 +88,7 @@ class Server:
             connection.drain()
 
     async def _serve_connection(self, stream: TcpStream) -> None:
-        connection = Connection(stream, H11ServerCodec(), self._handle, self._observe, draining=self.draining)
+        connection = Connection(stream, self._http.server(), self._handle, self._observe, draining=self.draining)
         self._connections.add(connection)
         try:
             await connection.run()

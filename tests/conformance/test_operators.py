@@ -75,7 +75,8 @@ def test_metrics(alone: Gateway, provider: Provider) -> None:
 def test_metrics_hold_nothing_that_clients_sent(alone: Gateway, provider: Provider) -> None:
     """Paths, methods, models and keys that clients make up add no label."""
     for number in range(3):
-        alone.through(provider, path=f"/v1/made-up-path-{number}", method=f"MADEUP{number}")
+        alone.through(provider, path=f"/v1/made-up-path-{number}")
+        alone.connect().request(method=f"MADEUP{number}")
         alone.ask(f"made-up-model-{number}", key=f"made-up-key-{number}")
     metrics = _get(alone.process, "/metrics").body.lower()
     assert b"made" not in metrics

@@ -116,6 +116,7 @@ class TestUsage:
             "metrics": True,
             "metrics_port": 9090,
             "metrics_prefix": "onwards",
+            "http_codec": None,
             "drain_seconds": 30.0,
             "log_level": "INFO",
         }

@@ -5,9 +5,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onwards_trio._wire import Malformed, RequestHead, ResponseHead, Signal
+from onwards_trio._wire._choose import Codecs
 from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT
-from onwards_trio._wire._h11 import H11ServerCodec
-from tests.trio.wire_support import CHUNKED, CUTS, HOST, answer, asked, drain, each_byte, feed, serve, split
+from tests.trio.wire_support import (
+    CHUNKED,
+    CUTS,
+    HOST,
+    answer,
+    asked,
+    drain,
+    each_byte,
+    feed,
+    serve,
+    split,
+    with_each_codec,
+)
 
 GOOD_REQUESTS = {
     "without a body": b"GET /v1/models?a=b HTTP/1.1\r\n" + HOST + b"\r\n",
@@ -122,15 +134,16 @@ BAD_ANSWERS = {
 }
 
 
+@with_each_codec
 @pytest.mark.parametrize("data", GOOD_REQUESTS.values(), ids=GOOD_REQUESTS)
-def test_well_formed_requests_are_read_to_their_end(data: bytes) -> None:
+def test_well_formed_requests_are_read_to_their_end(http: Codecs, data: bytes) -> None:
     """Whole, byte by byte, and with the next request behind it, which stays in the buffer."""
     whole = serve(data)
     assert isinstance(whole[0], RequestHead)
     assert whole[-1] is Signal.END
     assert serve(*each_byte(data)) == whole
 
-    codec = H11ServerCodec()
+    codec = http.server()
     codec.receive(data + b"GET / HT")
     assert drain(codec) == whole
     assert codec.buffered == len(b"GET / HT")
@@ -162,17 +175,18 @@ def test_malformed_chunks_are_refused(data: bytes) -> None:
         assert whole == bytewise
 
 
+@with_each_codec
 @pytest.mark.parametrize(("data", "body"), GOOD_ANSWERS.values(), ids=GOOD_ANSWERS)
-def test_well_formed_answers_are_read_to_their_end(data: bytes, body: bytes) -> None:
+def test_well_formed_answers_are_read_to_their_end(http: Codecs, data: bytes, body: bytes) -> None:
     """Whole and byte by byte; then the connection may be used again, but not with a byte left over."""
-    codec = asked()
+    codec = asked(http=http)
     whole = feed(codec, [data])
     assert isinstance(whole[0], ResponseHead)
     assert whole[1:] == ([body] if body else []) + [Signal.END]
     assert codec.reusable
     assert answer(*each_byte(data)) == whole
 
-    trailing = asked()
+    trailing = asked(http=http)
     assert feed(trailing, [data + b"H"]) == whole
     assert not trailing.reusable
 
@@ -278,17 +292,19 @@ def test_a_provider_that_says_nothing() -> None:
     assert answer(b"HTTP/1.1 100 Continue\r\n\r\n", b"") == [Signal.CLOSED]
 
 
-def test_answers_that_end_with_their_connection() -> None:
+@with_each_codec
+def test_answers_that_end_with_their_connection(http: Codecs) -> None:
     """Without a length the body goes on until the provider closes; then the connection is used up."""
     for version in (b"1.0", b"1.1"):
-        codec = asked()
+        codec = asked(http=http)
         assert feed(codec, [b"HTTP/" + version + b" 200 OK\r\n\r\nhel", b"lo"])[1:] == [b"hello", Signal.NEED_DATA]
         codec.receive(b"")
         assert drain(codec) == [Signal.END]
         assert not codec.reusable
 
 
-def test_answers_to_head_have_no_body() -> None:
+@with_each_codec
+def test_answers_to_head_have_no_body(http: Codecs) -> None:
     """Whatever their length says; the next answer on the connection is read from its first byte."""
     codec = asked("HEAD")
     assert feed(codec, [b"HTTP/1.1 200 OK\r\nContent-Length: 5\r\n\r\n"])[1:] == [Signal.END]
@@ -298,14 +314,15 @@ def test_answers_to_head_have_no_body() -> None:
     assert feed(codec, [b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"])[1:] == [b"ok", Signal.END]
 
 
-def test_when_a_connection_is_used_up() -> None:
+@with_each_codec
+def test_when_a_connection_is_used_up(http: Codecs) -> None:
     """After `connection: close`, an HTTP/1.0 answer, or an end of the stream it takes no other request."""
     for data in (
         [b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"],
         [b"HTTP/1.0 200 OK\r\nContent-Length: 0\r\n\r\n"],
         [b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n", b""],
     ):
-        codec = asked()
+        codec = asked(http=http)
         feed(codec, data)
         assert codec.next_event() is Signal.END
         assert not codec.reusable
@@ -343,14 +360,15 @@ def test_cuts_do_not_matter_for_noise(pieces: list[bytes], cuts: list[int]) -> N
         assert serve(*each_byte(data)) == expected
 
 
-def test_ends_and_faults_are_final() -> None:
+@with_each_codec
+def test_ends_and_faults_are_final(http: Codecs) -> None:
     """However often one asks, and whatever comes after: the message has ended, or is broken."""
-    server = H11ServerCodec()
+    server = http.server()
     whole = feed(server, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
     server.receive(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     assert [server.next_event(), server.next_event()] == [whole[-1]] * 2
 
-    for codec in (H11ServerCodec(), asked()):
+    for codec in (http.server(), asked(http=http)):
         [fault] = feed(codec, [b"nonsense\r\n\r\n"])
         codec.receive(b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
         assert codec.next_event() == fault

@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from onwards_trio._wire import RequestHead, ResponseHead, Signal
-from onwards_trio._wire._h11 import H11ClientCodec, H11ServerCodec
-from tests.trio.wire_support import CUTS, HOST, asked, drain, feed, serve, split
+from onwards_trio._wire._choose import Codecs
+from tests.trio.wire_support import CUTS, HOST, asked, drain, feed, serve, split, with_each_codec
 
 
-def test_keep_alive_and_pipelining() -> None:
+@with_each_codec
+def test_keep_alive_and_pipelining(http: Codecs) -> None:
     """Requests that came together are answered one by one, over the same connection."""
-    codec = H11ServerCodec()
+    codec = http.server()
     codec.receive(b"GET /1 HTTP/1.1\r\n" + HOST + b"\r\nGET /2 HTTP/1.1\r\n" + HOST + b"Connection: close\r\n\r\n")
     [first, _] = drain(codec)
     assert isinstance(first, RequestHead)
@@ -28,24 +29,26 @@ def test_keep_alive_and_pipelining() -> None:
     assert not codec.keep_alive
 
 
-def test_answers_without_a_length_are_chunked() -> None:
+@with_each_codec
+def test_answers_without_a_length_are_chunked(http: Codecs) -> None:
     """To an HTTP/1.0 client they end with the connection instead."""
-    codec = H11ServerCodec()
+    codec = http.server()
     feed(codec, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
-    assert codec.start(200, []) == b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
+    assert codec.start(200, []).lower() == b"http/1.1 200 ok\r\ntransfer-encoding: chunked\r\n\r\n"
     assert [codec.data(b"abc"), codec.data(b""), codec.finish()] == [b"3\r\nabc\r\n", b"", b"0\r\n\r\n"]
     assert codec.keep_alive
 
-    old = H11ServerCodec()
+    old = http.server()
     feed(old, [b"GET / HTTP/1.0\r\nConnection: keep-alive\r\n\r\n"])
-    assert old.start(200, []) == b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
+    assert old.start(200, []).lower() == b"http/1.1 200 ok\r\nconnection: close\r\n\r\n"
     assert [old.data(b"abc"), old.finish()] == [b"abc", b""]
     assert not old.keep_alive
 
 
-def test_answers_with_a_length_keep_it() -> None:
+@with_each_codec
+def test_answers_with_a_length_keep_it(http: Codecs) -> None:
     """And too much or too little data for it is a fault of ours that raises."""
-    codec = H11ServerCodec()
+    codec = http.server()
     feed(codec, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
     assert codec.start(200, [(b"content-length", b"3")]) == b"HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n"
     assert codec.data(b"ab") == b"ab"
@@ -53,11 +56,12 @@ def test_answers_with_a_length_keep_it() -> None:
         codec.finish()
 
 
+@with_each_codec
 @pytest.mark.parametrize(("method", "status"), [(b"HEAD", 200), (b"GET", 204), (b"GET", 304)])
-def test_answers_without_a_body(method: bytes, status: int) -> None:
+def test_answers_without_a_body(http: Codecs, method: bytes, status: int) -> None:
     """HEAD, 204 and 304 get no body, however it is given, and the connection stays usable."""
     for whole in (True, False):
-        codec = H11ServerCodec()
+        codec = http.server()
         feed(codec, [method + b" / HTTP/1.1\r\n" + HOST + b"\r\n"])
         if whole:
             sent = codec.respond(status, [], b"body")
@@ -69,28 +73,30 @@ def test_answers_without_a_body(method: bytes, status: int) -> None:
         assert codec.keep_alive
 
 
-def test_an_answer_before_the_request_has_ended() -> None:
+@with_each_codec
+def test_an_answer_before_the_request_has_ended(http: Codecs) -> None:
     """Possible from the head on, but then the connection closes; so it does after a refusal, and when told to."""
-    codec = H11ServerCodec()
+    codec = http.server()
     feed(codec, [b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 9\r\n\r\nabc"])
     assert b"connection: close" in codec.respond(413, [], b"too large")
     assert not codec.keep_alive
 
-    codec = H11ServerCodec()
+    codec = http.server()
     feed(codec, [b"nonsense\r\n\r\n"])
     assert (
         codec.respond(400, [], b"no") == b"HTTP/1.1 400 Bad Request\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
     )
 
-    codec = H11ServerCodec()
+    codec = http.server()
     feed(codec, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
     assert b"connection: close" in codec.respond(200, [], b"", close=True)
     assert not codec.keep_alive
 
 
-def test_the_client_that_waits_for_100_gets_it() -> None:
+@with_each_codec
+def test_the_client_that_waits_for_100_gets_it(http: Codecs) -> None:
     """And then sends its body; an upgrade that it asks for is ignored."""
-    codec = H11ServerCodec()
+    codec = http.server()
     head = b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n"
     assert feed(codec, [head])[-1] is Signal.NEED_DATA
     assert codec.continue_100() == b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -99,26 +105,28 @@ def test_the_client_that_waits_for_100_gets_it() -> None:
     assert codec.keep_alive
 
 
+@with_each_codec
 @pytest.mark.parametrize("field", [(b"x", b"a\r\nset-cookie: b"), (b"x\r\ny", b"a"), (b"x", b"a\0"), (b"x y", b"a")])
-def test_headers_cannot_be_injected(field: tuple[bytes, bytes]) -> None:
+def test_headers_cannot_be_injected(http: Codecs, field: tuple[bytes, bytes]) -> None:
     """A field that would become two is refused on both sides, and not even the traceback quotes it."""
-    server = H11ServerCodec()
+    server = http.server()
     feed(server, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
     secret = (field[0], b"sk-planted" + field[1])
     for send in (
         lambda: server.respond(200, [secret], b""),
-        lambda: H11ClientCodec().request("GET", b"/", [(b"host", b"a"), secret], b""),
+        lambda: http.client().request("GET", b"/", [(b"host", b"a"), secret], b""),
     ):
         with pytest.raises(ValueError, match="can't be sent") as raised:
             send()
         assert "planted" not in "".join(traceback.format_exception(raised.value, chain=True))
 
 
+@with_each_codec
 @pytest.mark.parametrize("target", [b"/ HTTP/1.1\r\nx: y\r\n\r\nGET /", b"/a b", b"/\n", b""])
-def test_request_lines_cannot_be_injected(target: bytes) -> None:
+def test_request_lines_cannot_be_injected(http: Codecs, target: bytes) -> None:
     """A target that would become more than that is refused."""
     with pytest.raises(ValueError, match="can't be sent"):
-        H11ClientCodec().request("GET", target, [(b"host", b"a")], b"")
+        http.client().request("GET", target, [(b"host", b"a")], b"")
 
 
 TOKENS = st.from_regex(rb"\A[!#$%&'*+.^_`|~0-9a-z-]{1,12}\Z").filter(
@@ -128,11 +136,14 @@ VALUES = st.from_regex(rb"\A([\x21-\x7e\x80-\xff]([\x20-\x7e\x80-\xff\t]{0,20}[\
 FIELDS = st.lists(st.tuples(TOKENS, VALUES), max_size=8)
 
 
+@with_each_codec
 @given(FIELDS, st.binary(max_size=300), CUTS)
-def test_requests_make_the_round_trip(fields: list[tuple[bytes, bytes]], body: bytes, cuts: list[int]) -> None:
+def test_requests_make_the_round_trip(
+    http: Codecs, fields: list[tuple[bytes, bytes]], body: bytes, cuts: list[int]
+) -> None:
     """What the client codec writes the server codec reads: the same method, target, fields and body."""
     headers = [(b"host", b"provider"), *fields, (b"content-length", b"%d" % len(body))]
-    sent = H11ClientCodec().request("POST", b"/v1/x?y", headers, body)
+    sent = http.client().request("POST", b"/v1/x?y", headers, body)
     events = serve(*split(sent, cuts))
     head = events[0]
     assert isinstance(head, RequestHead)
@@ -140,20 +151,21 @@ def test_requests_make_the_round_trip(fields: list[tuple[bytes, bytes]], body: b
     assert events[1:] == ([body] if body else []) + [Signal.END]
 
 
+@with_each_codec
 @given(FIELDS, st.lists(st.binary(max_size=100), max_size=5), st.booleans(), CUTS)
 def test_answers_make_the_round_trip(
-    fields: list[tuple[bytes, bytes]], pieces: list[bytes], chunked: bool, cuts: list[int]
+    http: Codecs, fields: list[tuple[bytes, bytes]], pieces: list[bytes], chunked: bool, cuts: list[int]
 ) -> None:
     """What the server codec writes the client codec reads, repeated fields included, with a length or in chunks."""
     body = b"".join(pieces)
-    server = H11ServerCodec()
+    server = http.server()
     feed(server, [b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"])
     length = (b"content-length", b"%d" % len(body))
     sent = server.start(200, fields if chunked else [*fields, length])
     sent += b"".join([server.data(piece) for piece in pieces]) + server.finish()
     assert server.keep_alive
 
-    codec = asked()
+    codec = asked(http=http)
     events = feed(codec, split(sent, cuts))
     head = events[0]
     assert isinstance(head, ResponseHead)

@@ -3,15 +3,19 @@
 from collections.abc import Iterable
 from itertools import pairwise
 
+import pytest
 from hypothesis import strategies as st
 
-from onwards_trio._wire import Malformed, RequestHead, ResponseHead, Signal
-from onwards_trio._wire._h11 import H11ClientCodec, H11ServerCodec
+from onwards_trio._wire import ClientCodec, Malformed, RequestHead, ResponseHead, ServerCodec, Signal
+from onwards_trio._wire._choose import NAMES, Codecs, codecs
+
+BOTH = [codecs(name) for name in NAMES]
+with_each_codec = pytest.mark.parametrize("http", BOTH, ids=NAMES)
 
 Event = RequestHead | ResponseHead | bytes | Signal | Malformed
 
 
-def drain(codec: H11ServerCodec | H11ClientCodec) -> list[Event]:
+def drain(codec: ServerCodec | ClientCodec) -> list[Event]:
     """All events that are there; data in one piece, since its cuts follow those of the input."""
     events: list[Event] = []
     while True:
@@ -24,7 +28,7 @@ def drain(codec: H11ServerCodec | H11ClientCodec) -> list[Event]:
             return events
 
 
-def feed(codec: H11ServerCodec | H11ClientCodec, pieces: Iterable[bytes]) -> list[Event]:
+def feed(codec: ServerCodec | ClientCodec, pieces: Iterable[bytes]) -> list[Event]:
     """The events of one message that comes in these pieces."""
     events: list[Event] = [Signal.NEED_DATA]
     for piece in pieces:
@@ -39,17 +43,30 @@ def feed(codec: H11ServerCodec | H11ClientCodec, pieces: Iterable[bytes]) -> lis
 
 
 def serve(*pieces: bytes) -> list[Event]:
-    return feed(H11ServerCodec(), pieces)
+    """What a server makes of this, whichever parser it has."""
+    return agreed([feed(http.server(), pieces) for http in BOTH])
 
 
-def asked(method: str = "GET") -> H11ClientCodec:
-    codec = H11ClientCodec()
+def asked(method: str = "GET", http: Codecs = BOTH[0]) -> ClientCodec:
+    codec = http.client()
     codec.request(method, b"/", [(b"host", b"provider")], b"")
     return codec
 
 
 def answer(*pieces: bytes, method: str = "GET") -> list[Event]:
-    return feed(asked(method), pieces)
+    """What a client makes of this, whichever parser it has."""
+    return agreed([feed(asked(method, http), pieces) for http in BOTH])
+
+
+def agreed(found: list[list[Event]]) -> list[Event]:
+    """Both parsers have to find the same; what exactly is wrong they may see differently."""
+    first, second = ([_verdict(event) for event in events] for events in found)
+    assert first == second
+    return found[0]
+
+
+def _verdict(event: Event) -> object:
+    return (Malformed, event.status, event.truncated) if isinstance(event, Malformed) else event
 
 
 def split(data: bytes, cuts: Iterable[int]) -> list[bytes]:

@@ -26,8 +26,8 @@ from onwards_trio._upstream._connect import (
     tcp_or_tls,
 )
 from onwards_trio._upstream._protocol import UpstreamError
-from onwards_trio._wire import Malformed, ResponseHead, Signal
-from onwards_trio._wire._h11 import H11ClientCodec
+from onwards_trio._wire import ClientCodec, Malformed, ResponseHead, Signal
+from onwards_trio._wire._choose import Codecs, codecs
 
 Origin: TypeAlias = tuple[str, str, int]
 """Scheme, host, port."""
@@ -49,9 +49,9 @@ class _Silence(UpstreamError):
 
 
 class _Connection:
-    def __init__(self, origin: Origin, stream: TcpStream) -> None:
+    def __init__(self, origin: Origin, stream: TcpStream, codec: ClientCodec) -> None:
         self.origin = origin
-        self.codec = H11ClientCodec()
+        self.codec = codec
         self.idle_since = 0.0
         self.timed_out = False
         self.stream = stream
@@ -111,10 +111,11 @@ def failure(fault: Malformed) -> UpstreamError:
 
 
 class DirectTransport:
-    """Implements `Transport`; `connect` is how connections are opened."""
+    """Implements `Transport`; `connect` is how connections are opened, `http` what reads and writes on them."""
 
-    def __init__(self, connect: Connect | None = None) -> None:
+    def __init__(self, connect: Connect | None = None, http: Codecs | None = None) -> None:
         self._connect = connect or tcp_or_tls(verifying_context())
+        self._http = http or codecs()
         self._idle: dict[Origin, deque[_Connection]] = {}  # the one used last is on the right
         self._reading: dict[_Connection, float] = {}  # who waits for more of a body, and since when: oldest first
 
@@ -159,7 +160,7 @@ class DirectTransport:
     async def _open(self, origin: Origin) -> _Connection:
         with trio.move_on_after(CONNECT_TIMEOUT):
             try:
-                return _Connection(origin, await self._connect(*origin))
+                return _Connection(origin, await self._connect(*origin), self._http.client())
             except (OSError, trio.BrokenResourceError) as error:
                 raise UpstreamError("connect") from error
         raise UpstreamError("timeout")

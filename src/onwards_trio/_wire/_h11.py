@@ -11,46 +11,37 @@ import h11
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import Framing, Guard, declared_framing
+from onwards_trio._wire._guard import Framing, declared_framing
+from onwards_trio._wire._reader import (
+    BAD_BODY,
+    BAD_VERSION,
+    NOT_HTTP,
+    OLD_CHUNKED,
+    SWITCHED,
+    Reader,
+    fault_in_request,
+)
 
-_NOT_HTTP = Malformed(400, "This is not valid HTTP/1.1.")
 _Head = TypeVar("_Head", h11.Request, h11.Response | h11.InformationalResponse)
 
 _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
-class _Reader(Generic[_Head]):
-    """What both sides have in common: heads and bodies in, until the message's end or the first fault."""
-
+class _Reader(Reader, Generic[_Head]):
     def __init__(self, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
+        super().__init__()
         self._h11 = h11.Connection(role)
-        self._guard = Guard()
-        self._in_body = False
         self._until_close = False
-        self._ended = False
-        self._fault: Malformed | None = None
-
-    def receive(self, data: bytes | bytearray) -> None:
-        if self._fault is None:
-            self._guard.receive(data)
 
     def _next_message(self) -> None:
         self._h11.start_next_cycle()
         self._in_body = self._ended = False
 
-    def _broken(self, fault: Malformed) -> Malformed:
-        self._fault = fault
-        return fault
-
     def _read_head(self) -> tuple[_Head, Framing | None] | Signal | Malformed:
         """The next head, and how it says that its body ends."""
-        raw = self._guard.head()
-        if isinstance(raw, Malformed):
-            return self._broken(raw)
-        if raw is None:
-            if not self._guard.eof:
-                return Signal.NEED_DATA
-            return self._truncated() if self._guard else Signal.CLOSED
+        raw = self._raw_head()
+        if not isinstance(raw, bytes):
+            return raw
         framing = declared_framing(raw)
         if isinstance(framing, Malformed):
             return self._broken(framing)
@@ -58,25 +49,24 @@ class _Reader(Generic[_Head]):
         try:
             event = self._h11.next_event()
         except h11.RemoteProtocolError:
-            return self._broken(_NOT_HTTP)
+            return self._broken(NOT_HTTP)
         head = cast("_Head", event)  # What h11 reads at this point depends on the role alone.
         if head.http_version not in (b"1.0", b"1.1"):
-            return self._broken(Malformed(400, "The only HTTP versions that are understood are 1.0 and 1.1."))
+            return self._broken(BAD_VERSION)
         if framing == "chunked" and head.http_version == b"1.0":
-            return self._broken(Malformed(400, "HTTP/1.0 has no Transfer-Encoding."))
+            return self._broken(OLD_CHUNKED)
         return head, framing
 
     def _begin_body(self, framing: Framing) -> None:
-        self._guard.begin_body(framing)
+        super()._begin_body(framing)
         self._until_close = framing == "until_close"
-        self._in_body = True
 
     def _read_body(self) -> bytes | Signal | Malformed:
         while True:
             try:
                 event = self._h11.next_event()
             except h11.RemoteProtocolError:
-                return self._broken(Malformed(400, "The body is not framed as HTTP/1.1 wants it."))
+                return self._broken(BAD_BODY)
             if isinstance(event, h11.Data):
                 return bytes(event.data)
             if isinstance(event, h11.EndOfMessage):
@@ -93,9 +83,6 @@ class _Reader(Generic[_Head]):
                 self._h11.receive_data(b"")
             else:
                 return self._truncated()
-
-    def _truncated(self) -> Malformed:
-        return self._broken(Malformed(400, "The connection was closed in the middle of a message.", truncated=True))
 
     def _send(self, event: Callable[..., h11.Event], **fields: object) -> bytes:
         try:
@@ -131,7 +118,7 @@ class H11ServerCodec(_Reader[h11.Request]):
             return read
         request, framing = read
         self._method = request.method
-        fault = _fault_in_request(request)
+        fault = fault_in_request(request.method.decode(), request.target)
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)
@@ -202,9 +189,9 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
             if response.status_code >= 200:
                 break
             if response.status_code == 101:
-                return self._broken(Malformed(400, "The protocol can't be switched."))
+                return self._broken(SWITCHED)
         if response.status_code > 599:
-            return self._broken(_NOT_HTTP)
+            return self._broken(NOT_HTTP)
         if self._method == "HEAD" or response.status_code in (204, 304):
             framing = 0
         self._begin_body("until_close" if framing is None else framing)
@@ -214,11 +201,3 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
     def reusable(self) -> bool:
         keep_alive = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
         return self._ended and keep_alive and not self._guard and not self._guard.eof
-
-
-def _fault_in_request(request: h11.Request) -> Malformed | None:
-    if request.method in (b"CONNECT", b"TRACE"):
-        return Malformed(400, "The methods CONNECT and TRACE are not available.")
-    if not request.target.startswith(b"/") or b"#" in request.target:
-        return Malformed(400, "The request target has to be a path, with a query or without.")
-    return None

@@ -1,0 +1,305 @@
+"""Both codecs over httptools, whose parser is llhttp in C; `Guard` sees to it that only strict HTTP gets to it.
+
+Each head has a parser of its own, and each chunked body another one, so nothing that llhttp makes of a head (a
+connection that is upgraded, a response that has no body) has a say in where a message ends: that is `Guard`'s.
+
+Heads are written as lines, which takes a tenth of the time of building them with h11.
+"""
+
+import re
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Final, TypeAlias
+
+import httptools
+
+from onwards_core import Headers
+from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
+from onwards_trio._wire._guard import Framing, declared_framing, is_text
+from onwards_trio._wire._reader import (
+    BAD_BODY,
+    NOT_HTTP,
+    OLD_CHUNKED,
+    SWITCHED,
+    Reader,
+    fault_in_request,
+)
+
+_STATUS_LINES: Final = {
+    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus
+}
+_Parser: TypeAlias = httptools.HttpRequestParser | httptools.HttpResponseParser
+# llhttp is generous with blanks and versions.
+_REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.([01])\r\n")
+_STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+
+
+class _Head:
+    """What llhttp finds in a head."""
+
+    def __init__(self) -> None:
+        self.target = b""
+        self.headers: Headers = []
+
+    def on_url(self, url: bytes) -> None:
+        self.target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+    def closes(self) -> bool:
+        """Whether the connection ends with this message."""
+        named = [value.lower() for name, value in self.headers if name == b"connection"]
+        return b"close" in [token.strip(b" \t") for token in b",".join(named).split(b",")]
+
+
+class _Chunks:
+    """Undoes the chunks of one body."""
+
+    def __init__(self) -> None:
+        self.complete = False
+        self.broken = False
+        self._data: list[bytes] = []
+        self._parser = httptools.HttpRequestParser(self)
+        self._parser.feed_data(b"POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n")
+
+    def on_body(self, data: bytes) -> None:
+        self._data.append(data)
+
+    def on_message_complete(self) -> None:
+        self.complete = True
+
+    def feed(self, framed: bytes) -> bytes:
+        """The data in it, up to its end or the first fault."""
+        try:
+            self._parser.feed_data(framed)
+        except httptools.HttpParserError:
+            self.broken = True
+        data = b"".join(self._data)
+        self._data.clear()
+        return data
+
+
+class _Reader(Reader):
+    def __init__(self) -> None:
+        super().__init__()
+        self._framing: Framing = 0
+        self._left = 0  # bytes of a body with a length
+        self._chunks: _Chunks | None = None
+        self._closes = False
+
+    def _framing_of(self, raw: bytes, head: _Head, parser: _Parser, http_1_0: bool) -> Framing | Malformed | None:
+        """How the body of a head says that it ends, once `parser` has filled in `head`."""
+        try:
+            parser.feed_data(raw)
+        except httptools.HttpParserUpgrade:
+            pass  # What comes after the head is a body like any other.
+        except httptools.HttpParserError:
+            return NOT_HTTP
+        framing = declared_framing(raw)
+        if framing == "chunked" and http_1_0:
+            return OLD_CHUNKED
+        self._closes = http_1_0 or head.closes()
+        return framing
+
+    def _begin_body(self, framing: Framing) -> None:
+        super()._begin_body(framing)
+        self._framing = framing
+        self._left = framing if isinstance(framing, int) else 0
+        self._chunks = _Chunks() if framing == "chunked" else None
+
+    def _read_body(self) -> bytes | Signal | Malformed:
+        while not self._is_whole():
+            if self._chunks and self._chunks.broken:
+                return self._broken(BAD_BODY)
+            piece = self._guard.body()
+            if isinstance(piece, Malformed):
+                return self._broken(piece)
+            if not piece:
+                if not self._guard.eof:
+                    return Signal.NEED_DATA
+                if self._framing != "until_close":
+                    return self._truncated()
+                break
+            if self._chunks is None:
+                self._left -= len(piece)
+                return piece
+            if data := self._chunks.feed(piece):
+                return data
+        self._ended = True
+        return Signal.END
+
+    def _is_whole(self) -> bool:
+        return self._chunks.complete if self._chunks else self._framing != "until_close" and not self._left
+
+
+class HttptoolsServerCodec(_Reader):
+    """Implements `ServerCodec`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._method = ""
+        self._http_1_0 = False
+        self._bodiless = False
+        self._chunked = False
+        self._unsent: int | None = None  # bytes that the answer's body still has to have
+        self._finished = False
+
+    @property
+    def buffered(self) -> int:
+        return len(self._guard)
+
+    def next_event(self) -> ServerEvent:
+        if self._fault:
+            return self._fault
+        if self._ended:
+            return Signal.END
+        if self._in_body:
+            return self._read_body()
+        raw = self._raw_head()
+        if not isinstance(raw, bytes):
+            return raw
+        line = _REQUEST_LINE.match(raw)
+        if line is None:
+            return self._broken(NOT_HTTP)
+        self._http_1_0 = line[1] == b"0"
+        head = _Head()
+        parser = httptools.HttpRequestParser(head)
+        framing = self._framing_of(raw, head, parser, self._http_1_0)
+        if isinstance(framing, Malformed):
+            return self._broken(framing)
+        self._method = parser.get_method().decode("ascii")
+        names = [name for name, _ in head.headers]
+        hosts = names.count(b"host")
+        if hosts > 1 or not (hosts or self._http_1_0):
+            return self._broken(NOT_HTTP)
+        fault = fault_in_request(self._method, head.target)
+        if fault:
+            return self._broken(fault)
+        self._begin_body(framing or 0)
+        return RequestHead(
+            method=self._method,
+            target=head.target,
+            headers=head.headers,
+            http_1_0=self._http_1_0,
+            content_length=framing if isinstance(framing, int) else None,
+            expects_continue=b"expect" in names and not self._http_1_0 and _expects_continue(head.headers),
+        )
+
+    def continue_100(self) -> bytes:
+        return b"HTTP/1.1 100 Continue\r\n\r\n"
+
+    def respond(self, status: int, headers: Headers, body: bytes, *, close: bool = False) -> bytes:
+        length = (b"content-length", b"%d" % len(body))
+        return self.start(status, [*headers, length], close=close) + self.data(body) + self.finish()
+
+    def start(self, status: int, headers: Headers, *, close: bool = False) -> bytes:
+        self._bodiless = self._method == "HEAD" or status in (204, 304)
+        if status == 204:
+            headers = [field for field in headers if field[0] != b"content-length"]
+        lengths = [value for name, value in headers if name == b"content-length"]
+        self._unsent = int(lengths[0]) if lengths else None
+        self._chunked = not (lengths or self._bodiless or self._http_1_0)
+        # What is left of an unfinished request would be taken for the next one.
+        self._closes |= close or not self._ended or (self._http_1_0 and not lengths)
+        added = [(b"transfer-encoding", b"chunked")] if self._chunked else []
+        if self._closes:
+            added.append((b"connection", b"close"))
+        return _head(_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, headers + added)
+
+    def data(self, data: bytes) -> bytes:
+        if self._bodiless or not data:
+            return b""
+        if self._chunked:
+            return b"%x\r\n%b\r\n" % (len(data), data)
+        if self._unsent is not None:
+            self._unsent -= len(data)
+            if self._unsent < 0:
+                raise ValueError("this can't be sent as HTTP/1.1")
+        return data
+
+    def finish(self) -> bytes:
+        if self._unsent and not self._bodiless:
+            raise ValueError("this can't be sent as HTTP/1.1")
+        self._finished = True
+        return b"0\r\n\r\n" if self._chunked else b""
+
+    @property
+    def keep_alive(self) -> bool:
+        return self._finished and self._ended and not self._closes
+
+    def next_cycle(self) -> None:
+        self._in_body = self._ended = self._finished = False
+
+
+class HttptoolsClientCodec(_Reader):
+    """Implements `ClientCodec`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._method = ""
+
+    def request(self, method: str, target: bytes, headers: Headers, body: bytes) -> bytes:
+        self._in_body = self._ended = False
+        self._method = method
+        if not target or b" " in target:
+            raise ValueError("this can't be sent as HTTP/1.1")
+        return _head(b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target), headers) + body
+
+    def next_event(self) -> ClientEvent:
+        if self._fault:
+            return self._fault
+        if self._ended:
+            return Signal.END
+        if self._in_body:
+            return self._read_body()
+        while True:
+            raw = self._raw_head()
+            if not isinstance(raw, bytes):
+                return raw
+            line = _STATUS_LINE.match(raw)
+            if line is None:
+                return self._broken(NOT_HTTP)
+            head = _Head()
+            framing = self._framing_of(raw, head, httptools.HttpResponseParser(head), line[1] == b"0")
+            if isinstance(framing, Malformed):
+                return self._broken(framing)
+            status = int(line[2])
+            if status >= 200:
+                break
+            if status == 101:
+                return self._broken(SWITCHED)
+        if self._method == "HEAD" or status in (204, 304):
+            framing = 0
+        self._begin_body("until_close" if framing is None else framing)
+        return ResponseHead(status, head.headers)
+
+    @property
+    def reusable(self) -> bool:
+        at_end = self._ended and self._framing != "until_close"
+        return at_end and not self._closes and not self._guard and not self._guard.eof
+
+
+def _expects_continue(headers: Headers) -> bool:
+    return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
+
+
+@lru_cache(maxsize=1024)
+def _name_of_line(name: bytes) -> bytes:
+    """Cached: the same few names go out over and over."""
+    if not _TOKEN.fullmatch(name):
+        raise ValueError("this can't be sent as HTTP/1.1")
+    return name + b": "
+
+
+def _head(first_line: bytes, headers: Headers) -> bytes:
+    """The head, if it is exactly these lines. Raises `ValueError`, which quotes nothing: values may be credentials."""
+    parts = [first_line]
+    for name, value in headers:
+        parts += (_name_of_line(name), value, b"\r\n")
+    parts.append(b"\r\n")
+    head = b"".join(parts)
+    if head.count(b"\r\n") != len(headers) + 2 or not is_text(head):
+        raise ValueError("this can't be sent as HTTP/1.1")
+    return head

@@ -1,0 +1,56 @@
+"""What the codecs have in common when they receive, whichever parser they use."""
+
+from onwards_trio._wire import Malformed, Signal
+from onwards_trio._wire._guard import Framing, Guard
+
+NOT_HTTP = Malformed(400, "This is not valid HTTP/1.1.")
+BAD_VERSION = Malformed(400, "The only HTTP versions that are understood are 1.0 and 1.1.")
+BAD_BODY = Malformed(400, "The body is not framed as HTTP/1.1 wants it.")
+OLD_CHUNKED = Malformed(400, "HTTP/1.0 has no Transfer-Encoding.")
+SWITCHED = Malformed(400, "The protocol can't be switched.")
+
+# What the parsers know, and what means anything to APIs.
+_METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
+
+
+class Reader:
+    """Heads and bodies in, until the message's end or the first fault."""
+
+    def __init__(self) -> None:
+        self._guard = Guard()
+        self._in_body = False
+        self._ended = False
+        self._fault: Malformed | None = None
+
+    def receive(self, data: bytes | bytearray) -> None:
+        if self._fault is None:
+            self._guard.receive(data)
+
+    def _raw_head(self) -> bytes | Signal | Malformed:
+        raw = self._guard.head()
+        if isinstance(raw, Malformed):
+            return self._broken(raw)
+        if raw is None:
+            if not self._guard.eof:
+                return Signal.NEED_DATA
+            return self._truncated() if self._guard else Signal.CLOSED
+        return raw
+
+    def _begin_body(self, framing: Framing) -> None:
+        self._guard.begin_body(framing)
+        self._in_body = True
+
+    def _broken(self, fault: Malformed) -> Malformed:
+        self._fault = fault
+        return fault
+
+    def _truncated(self) -> Malformed:
+        return self._broken(Malformed(400, "The connection was closed in the middle of a message.", truncated=True))
+
+
+def fault_in_request(method: str, target: bytes) -> Malformed | None:
+    if method not in _METHODS:
+        return Malformed(400, "The method is not available.")
+    if not target.startswith(b"/") or b"#" in target:
+        return Malformed(400, "The request target has to be a path, with a query or without.")
+    return None
