@@ -127,8 +127,13 @@ class Connection:
             self._idle = True
             self._codec.receive(await self._receive())
             self._idle = False
-        self.deadline = trio.current_time() + HEAD_TIME
-        return await self._next_event()
+        event = self._codec.next_event()
+        if event is Signal.NEED_DATA:
+            self.deadline = trio.current_time() + HEAD_TIME
+            while event is Signal.NEED_DATA:
+                self._codec.receive(await self._receive())
+                event = self._codec.next_event()
+        return event
 
     async def _read_body(self, head: RequestHead) -> bytes | Respond | Malformed:
         """The body, or why it is not worth reading any further."""
@@ -142,21 +147,19 @@ class Connection:
         pieces: list[bytes] = []
         size = 0
         while True:
-            self.deadline = trio.current_time() + BODY_TIME
-            event = await self._next_event()
-            if isinstance(event, Malformed):
-                return event
-            if not isinstance(event, bytes):
-                return b"".join(pieces)
-            size += len(event)
-            if size > BODY_LIMIT:
-                return error("payload_too_large")
-            pieces.append(event)
-
-    async def _next_event(self) -> ServerEvent:
-        while (event := self._codec.next_event()) is Signal.NEED_DATA:
-            self._codec.receive(await self._receive())
-        return event
+            match event := self._codec.next_event():
+                case bytes():
+                    size += len(event)
+                    if size > BODY_LIMIT:
+                        return error("payload_too_large")
+                    pieces.append(event)
+                case Signal.NEED_DATA:
+                    self.deadline = trio.current_time() + BODY_TIME
+                    self._codec.receive(await self._receive())
+                case Malformed():
+                    return event
+                case _:
+                    return pieces[0] if len(pieces) == 1 else b"".join(pieces)
 
     async def _receive(self) -> bytes:
         """What the client sent, `b""` when it has closed."""

@@ -43,12 +43,12 @@ class TcpStream(trio.abc.HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         while True:
-            await _wait(trio.lowlevel.wait_readable, self.socket)
             try:
+                await trio.lowlevel.wait_readable(self.socket)
                 return self.socket.recv(max_bytes or READ_SIZE)
             except BlockingIOError:
                 continue
-            except OSError as error:
+            except (OSError, ValueError) as error:  # ValueError: the socket is closed.
                 raise _mapped(error) from error
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:

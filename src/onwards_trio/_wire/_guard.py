@@ -11,6 +11,7 @@ twice: `_searched` remembers how far the search for a line's or a head's end has
 import re
 from typing import Literal, TypeAlias
 
+from onwards_core import Headers
 from onwards_trio._wire import Malformed
 
 HEAD_LIMIT = 64 * 1024
@@ -31,16 +32,16 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|"[^"\\\r]*"))?)*\r\n' % (_TOKEN, _TOKEN))
 _LAST_CHUNK = re.compile(rb"[^\r]*\r\n(?:%b:[^\r]*\r\n)*\r\n" % _TOKEN)
 _LENGTH = re.compile(rb"[0-9]{1,18}")
-_FRAMING_FIELD = re.compile(rb"\r\n(content-length|transfer-encoding):[ \t]*([^\r]*)", re.IGNORECASE)
+_FRAMING_FIELDS = frozenset((b"content-length", b"transfer-encoding"))
 
 
-def declared_framing(head: bytes) -> Framing | Malformed | None:
-    """How the body ends by the fields of a raw head; None when they don't say."""
-    fields = [(name.lower(), value.rstrip(b" \t").lower()) for name, value in _FRAMING_FIELD.findall(head)]
-    match fields:
+def declared_framing(fields: Headers) -> Framing | Malformed | None:
+    """How the body ends by the fields of a head; None when they don't say."""
+    framing = [field for field in fields if field[0] in _FRAMING_FIELDS]
+    match framing:
         case []:
             return None
-        case [(b"transfer-encoding", b"chunked")]:
+        case [(b"transfer-encoding", coding)] if coding.lower() == b"chunked":
             return "chunked"
         case [(b"content-length", length)] if _LENGTH.fullmatch(length):
             return int(length)

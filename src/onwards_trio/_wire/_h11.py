@@ -42,7 +42,7 @@ class _Reader(Reader, Generic[_Head]):
         raw = self._raw_head()
         if not isinstance(raw, bytes):
             return raw
-        framing = declared_framing(raw)
+        framing = declared_framing(_fields(raw))
         if isinstance(framing, Malformed):
             return self._broken(framing)
         self._h11.receive_data(raw)
@@ -201,3 +201,9 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
     def reusable(self) -> bool:
         keep_alive = self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
         return self._ended and keep_alive and not self._guard and not self._guard.eof
+
+
+def _fields(raw: bytes) -> Headers:
+    """The fields as they came: h11 makes one of several that are alike."""
+    lines = [line.partition(b":") for line in raw.split(b"\r\n")[1:-2]]
+    return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]

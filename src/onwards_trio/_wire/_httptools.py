@@ -30,28 +30,19 @@ _STATUS_LINES: Final = {
 }
 _Parser: TypeAlias = httptools.HttpRequestParser | httptools.HttpResponseParser
 # llhttp is generous with blanks and versions.
-_REQUEST_LINE = re.compile(rb"[A-Z]+ [!-~]+ HTTP/1\.([01])\r\n")
+_REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
 _TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 
 
-class _Head:
-    """What llhttp finds in a head."""
+class _Fields:
+    """What llhttp finds in a head, beside its first line."""
 
     def __init__(self) -> None:
-        self.target = b""
-        self.headers: Headers = []
-
-    def on_url(self, url: bytes) -> None:
-        self.target += url
+        self.found: Headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value.rstrip(b" \t")))
-
-    def closes(self) -> bool:
-        """Whether the connection ends with this message."""
-        named = [value.lower() for name, value in self.headers if name == b"connection"]
-        return b"close" in [token.strip(b" \t") for token in b",".join(named).split(b",")]
+        self.found.append((name.lower(), value.rstrip(b" \t")))
 
 
 class _Chunks:
@@ -89,19 +80,24 @@ class _Reader(Reader):
         self._chunks: _Chunks | None = None
         self._closes = False
 
-    def _framing_of(self, raw: bytes, head: _Head, parser: _Parser, http_1_0: bool) -> Framing | Malformed | None:
-        """How the body of a head says that it ends, once `parser` has filled in `head`."""
+    def _parse(self, raw: bytes, parser: type[_Parser], http_1_0: bool) -> tuple[Headers, Framing | None] | Malformed:
+        """The fields of a head, and how its body says that it ends."""
+        fields = _Fields()
         try:
-            parser.feed_data(raw)
+            parser(fields).feed_data(raw)
         except httptools.HttpParserUpgrade:
             pass  # What comes after the head is a body like any other.
         except httptools.HttpParserError:
-            return NOT_HTTP
-        framing = declared_framing(raw)
+            return self._broken(NOT_HTTP)
+        headers = fields.found
+        framing = declared_framing(headers)
+        if isinstance(framing, Malformed):
+            return self._broken(framing)
         if framing == "chunked" and http_1_0:
-            return OLD_CHUNKED
-        self._closes = http_1_0 or head.closes()
-        return framing
+            return self._broken(OLD_CHUNKED)
+        named = [value for name, value in headers if name == b"connection"]
+        self._closes = http_1_0 or (named != [b"keep-alive"] and b"close" in _tokens(named))
+        return headers, framing
 
     def _begin_body(self, framing: Framing) -> None:
         super()._begin_body(framing)
@@ -163,28 +159,28 @@ class HttptoolsServerCodec(_Reader):
         line = _REQUEST_LINE.match(raw)
         if line is None:
             return self._broken(NOT_HTTP)
-        self._http_1_0 = line[1] == b"0"
-        head = _Head()
-        parser = httptools.HttpRequestParser(head)
-        framing = self._framing_of(raw, head, parser, self._http_1_0)
-        if isinstance(framing, Malformed):
-            return self._broken(framing)
-        self._method = parser.get_method().decode("ascii")
-        names = [name for name, _ in head.headers]
+        self._method = line[1].decode("ascii")
+        target = line[2]
+        self._http_1_0 = line[3] == b"0"
+        parsed = self._parse(raw, httptools.HttpRequestParser, self._http_1_0)
+        if isinstance(parsed, Malformed):
+            return parsed
+        headers, framing = parsed
+        names = [name for name, _ in headers]
         hosts = names.count(b"host")
         if hosts > 1 or not (hosts or self._http_1_0):
             return self._broken(NOT_HTTP)
-        fault = fault_in_request(self._method, head.target)
+        fault = fault_in_request(self._method, target)
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)
         return RequestHead(
             method=self._method,
-            target=head.target,
-            headers=head.headers,
+            target=target,
+            headers=headers,
             http_1_0=self._http_1_0,
             content_length=framing if isinstance(framing, int) else None,
-            expects_continue=b"expect" in names and not self._http_1_0 and _expects_continue(head.headers),
+            expects_continue=b"expect" in names and not self._http_1_0 and _expects_continue(headers),
         )
 
     def continue_100(self) -> bytes:
@@ -261,24 +257,28 @@ class HttptoolsClientCodec(_Reader):
             line = _STATUS_LINE.match(raw)
             if line is None:
                 return self._broken(NOT_HTTP)
-            head = _Head()
-            framing = self._framing_of(raw, head, httptools.HttpResponseParser(head), line[1] == b"0")
-            if isinstance(framing, Malformed):
-                return self._broken(framing)
+            parsed = self._parse(raw, httptools.HttpResponseParser, line[1] == b"0")
+            if isinstance(parsed, Malformed):
+                return parsed
             status = int(line[2])
             if status >= 200:
                 break
             if status == 101:
                 return self._broken(SWITCHED)
+        headers, framing = parsed
         if self._method == "HEAD" or status in (204, 304):
             framing = 0
         self._begin_body("until_close" if framing is None else framing)
-        return ResponseHead(status, head.headers)
+        return ResponseHead(status, headers)
 
     @property
     def reusable(self) -> bool:
         at_end = self._ended and self._framing != "until_close"
         return at_end and not self._closes and not self._guard and not self._guard.eof
+
+
+def _tokens(values: list[bytes]) -> list[bytes]:
+    return [token.strip(b" \t") for token in b",".join(values).lower().split(b",")]
 
 
 def _expects_continue(headers: Headers) -> bool:
