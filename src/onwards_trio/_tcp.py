@@ -18,7 +18,7 @@ from typing import Any, Final, TypeVar
 
 import trio
 
-from onwards_trio._hangup import hangups
+from onwards_trio._input import input_of
 
 READ_SIZE: Final = 64 * 1024
 """Bytes to ask for where the caller does not say."""
@@ -40,16 +40,22 @@ class TcpStream(trio.abc.HalfCloseableStream):
         with suppress(OSError):  # The peer may have left by now; and tests use other kinds of sockets.
             connected.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = connected
+        self._input = input_of(connected)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        size = max_bytes or READ_SIZE
         while True:
+            await self._input.wait()
             try:
-                await trio.lowlevel.wait_readable(self.socket)
-                return self.socket.recv(max_bytes or READ_SIZE)
+                data = self.socket.recv(size)
             except BlockingIOError:
-                continue
-            except (OSError, ValueError) as error:  # ValueError: the socket is closed.
+                self._input.drained()
+            except OSError as error:
                 raise _mapped(error) from error
+            else:
+                if len(data) < size:
+                    self._input.drained()
+                return data
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         """Send as much as the system takes at once: how many bytes that was."""
@@ -87,28 +93,39 @@ class TcpStream(trio.abc.HalfCloseableStream):
     def close(self) -> None:
         """Close at once, without waiting for anything. May be called again."""
         if self.socket.fileno() != -1:
-            hangups().forget(self.socket)
-            trio.lowlevel.notify_closing(self.socket)
+            self._input.close()
+            trio.lowlevel.notify_closing(self.socket)  # who waits to send
             self.socket.close()
+
+    def hand_over(self) -> socket.socket:
+        """The socket, for another stream."""
+        self._input.close()
+        return self.socket
 
     def on_hangup(self, callback: Callable[[], None]) -> None:
         """Have `callback` called, once, when the peer closes its side."""
-        hangups().watch(self.socket, callback)
+        self._input.on_hangup(callback)
 
     def reset_on_close(self) -> None:
         """Let the peer see a reset instead of a proper end."""
         self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
     def has_something_to_read(self) -> bool:
-        """Whether a read would not wait: there is data, the peer has closed, or the connection is broken."""
+        """Whether a read would not wait: there is data, the peer has closed, or the connection is broken.
+
+        As of the last time that Trio looked for input.
+        """
+        return self._input.ready and not self._is_empty()
+
+    def _is_empty(self) -> bool:
         try:
             # Not the method of a TLS socket, which can't look without reading.
             socket.socket.recv(self.socket, 1, socket.MSG_PEEK)
         except BlockingIOError:
-            return False
-        except OSError:
             return True
-        return True
+        except OSError:
+            return False
+        return False
 
 
 class TlsStream(TcpStream):
@@ -124,7 +141,7 @@ class TlsStream(TcpStream):
         """Shake hands. `below` is not to be used any more; on failure it is closed. Raises `OSError`."""
         try:
             wrapped = context.wrap_socket(
-                below.socket, do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=host
+                below.hand_over(), do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=host
             )
         except BaseException:
             below.close()
@@ -140,13 +157,16 @@ class TlsStream(TcpStream):
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         size = max_bytes or READ_SIZE
         if not self.socket.pending():
-            await _wait(trio.lowlevel.wait_readable, self.socket)
+            await self._input.wait()
         try:
-            return await self._retried(lambda: self.socket.recv(size))
+            data = await self._retried(lambda: self.socket.recv(size))
         except ssl.SSLZeroReturnError:
             return b""
         except OSError as error:
             raise _mapped(error) from error
+        if self._is_empty():  # TLS reads one record at a time, and there may be more.
+            self._input.drained()
+        return data
 
     def send_nowait(self, data: bytes | bytearray | memoryview) -> int:
         try:
@@ -165,7 +185,8 @@ class TlsStream(TcpStream):
             try:
                 return step()
             except ssl.SSLWantReadError:
-                await _wait(trio.lowlevel.wait_readable, self.socket)
+                self._input.drained()
+                await self._input.wait()
             except ssl.SSLWantWriteError:
                 await _wait(trio.lowlevel.wait_writable, self.socket)
 

@@ -52,7 +52,7 @@ class Served:
         self.server = Server(handle, observe=self.records.append)
         ours, theirs = tcp_pair()
         self.client = Client(theirs)
-        self._accepting = Accepting(wrap(ours.socket))
+        self._accepting = Accepting(wrap(ours.hand_over()))
         self.over = trio.Event()
 
     async def run(self) -> None:

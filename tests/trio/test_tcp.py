@@ -105,6 +105,7 @@ async def test_a_reset_is_a_broken_stream() -> None:
     async with ours:
         theirs.reset_on_close()
         theirs.close()
+        await trio.testing.wait_all_tasks_blocked()
         assert ours.has_something_to_read()
 
 
@@ -114,10 +115,12 @@ async def test_looking_takes_nothing() -> None:
     async with ours, theirs:
         assert not ours.has_something_to_read()
         await theirs.send_all(b"1")
+        await trio.testing.wait_all_tasks_blocked()
         assert ours.has_something_to_read()
         assert await ours.receive_some() == b"1"
         assert not ours.has_something_to_read()
         await theirs.send_eof()
+        await trio.testing.wait_all_tasks_blocked()
         assert ours.has_something_to_read()
         assert await ours.receive_some() == b""
 
