@@ -13,7 +13,7 @@ BODY_TIMEOUT = 300.0
 """Seconds without a byte, in the middle of a body. There is no limit for the head: models think."""
 IDLE_TIME = 90.0
 """Seconds that a connection waits for its next request."""
-IDLE_LIMIT = 100
+IDLE_LIMIT = 1000
 """Idle connections per origin."""
 
 Connect: TypeAlias = Callable[[str, str, int], Awaitable[TcpStream]]
