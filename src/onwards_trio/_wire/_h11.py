@@ -11,7 +11,7 @@ import h11
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import Framing, declared_framing
+from onwards_trio._wire._guard import FOLDED, Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     BAD_VERSION,
@@ -42,7 +42,10 @@ class _Reader(Reader, Generic[_Head]):
         raw = self._raw_head()
         if not isinstance(raw, bytes):
             return raw
-        framing = declared_framing(_fields(raw))
+        if b"\r\n " in raw or b"\r\n\t" in raw:
+            return self._broken(FOLDED)
+        fields = _fields(raw)
+        framing = declared_framing(fields, dict(fields))
         if isinstance(framing, Malformed):
             return self._broken(framing)
         self._h11.receive_data(raw)
@@ -204,6 +207,6 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
 
 
 def _fields(raw: bytes) -> Headers:
-    """The fields as they came: h11 makes one of several that are alike."""
+    """The fields as they came: h11 makes one of several that are alike, or of one on several lines."""
     lines = [line.partition(b":") for line in raw.split(b"\r\n")[1:-2]]
     return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]

@@ -7,7 +7,6 @@ Heads are written as lines, which takes a tenth of the time of building them wit
 """
 
 import re
-from functools import lru_cache
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
@@ -15,7 +14,7 @@ import httptools
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import Framing, declared_framing, is_text
+from onwards_trio._wire._guard import Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     NOT_HTTP,
@@ -26,23 +25,23 @@ from onwards_trio._wire._reader import (
 )
 
 _STATUS_LINES: Final = {
-    status.value: b"HTTP/1.1 %d %b\r\n" % (status, status.phrase.encode("ascii")) for status in HTTPStatus
+    status.value: b"HTTP/1.1 %d %b" % (status, status.phrase.encode("ascii")) for status in HTTPStatus
 }
 _Parser: TypeAlias = httptools.HttpRequestParser | httptools.HttpResponseParser
 # llhttp is generous with blanks and versions.
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
-_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEAD = re.compile(rb"[ -~]+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*\r\n")
 
 
-class _Fields:
+class _Found:
     """What llhttp finds in a head, beside its first line."""
 
     def __init__(self) -> None:
-        self.found: Headers = []
+        self.headers: Headers = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        self.found.append((name.lower(), value.rstrip(b" \t")))
+        self.headers.append((name.lower(), value.rstrip(b" \t")))
 
 
 class _Chunks:
@@ -80,24 +79,26 @@ class _Reader(Reader):
         self._chunks: _Chunks | None = None
         self._closes = False
 
-    def _parse(self, raw: bytes, parser: type[_Parser], http_1_0: bool) -> tuple[Headers, Framing | None] | Malformed:
-        """The fields of a head, and how its body says that it ends."""
-        fields = _Fields()
+    def _parse(
+        self, raw: bytes, parser: type[_Parser], http_1_0: bool
+    ) -> tuple[Headers, dict[bytes, bytes], Framing | None] | Malformed:
+        """The headers of a message, the same by name, and how its body ends."""
+        found = _Found()
         try:
-            parser(fields).feed_data(raw)
+            parser(found).feed_data(raw)
         except httptools.HttpParserUpgrade:
             pass  # What comes after the head is a body like any other.
         except httptools.HttpParserError:
             return self._broken(NOT_HTTP)
-        headers = fields.found
-        framing = declared_framing(headers)
+        headers = found.headers
+        fields = dict(headers)
+        framing = declared_framing(headers, fields)
         if isinstance(framing, Malformed):
             return self._broken(framing)
         if framing == "chunked" and http_1_0:
             return self._broken(OLD_CHUNKED)
-        named = [value for name, value in headers if name == b"connection"]
-        self._closes = http_1_0 or (named != [b"keep-alive"] and b"close" in _tokens(named))
-        return headers, framing
+        self._closes = http_1_0 or (b"connection" in fields and _closes(headers))
+        return headers, fields, framing
 
     def _begin_body(self, framing: Framing) -> None:
         super()._begin_body(framing)
@@ -165,10 +166,11 @@ class HttptoolsServerCodec(_Reader):
         parsed = self._parse(raw, httptools.HttpRequestParser, self._http_1_0)
         if isinstance(parsed, Malformed):
             return parsed
-        headers, framing = parsed
-        names = [name for name, _ in headers]
-        hosts = names.count(b"host")
-        if hosts > 1 or not (hosts or self._http_1_0):
+        headers, fields, framing = parsed
+        if b"host" in fields:
+            if len(fields) < len(headers) and len([name for name, _ in headers if name == b"host"]) > 1:
+                return self._broken(NOT_HTTP)
+        elif not self._http_1_0:
             return self._broken(NOT_HTTP)
         fault = fault_in_request(self._method, target)
         if fault:
@@ -180,7 +182,7 @@ class HttptoolsServerCodec(_Reader):
             headers=headers,
             http_1_0=self._http_1_0,
             content_length=framing if isinstance(framing, int) else None,
-            expects_continue=b"expect" in names and not self._http_1_0 and _expects_continue(headers),
+            expects_continue=b"expect" in fields and not self._http_1_0 and _expects_continue(headers),
         )
 
     def continue_100(self) -> bytes:
@@ -202,7 +204,7 @@ class HttptoolsServerCodec(_Reader):
         added = [(b"transfer-encoding", b"chunked")] if self._chunked else []
         if self._closes:
             added.append((b"connection", b"close"))
-        return _head(_STATUS_LINES.get(status) or b"HTTP/1.1 %d \r\n" % status, headers + added)
+        return _head(_STATUS_LINES.get(status) or b"HTTP/1.1 %d " % status, headers + added)
 
     def data(self, data: bytes) -> bytes:
         if self._bodiless or not data:
@@ -241,7 +243,7 @@ class HttptoolsClientCodec(_Reader):
         self._method = method
         if not target or b" " in target:
             raise ValueError("this can't be sent as HTTP/1.1")
-        return _head(b"%b %b HTTP/1.1\r\n" % (method.encode("ascii"), target), headers) + body
+        return _head(b"%b %b HTTP/1.1" % (method.encode("ascii"), target), headers) + body
 
     def next_event(self) -> ClientEvent:
         if self._fault:
@@ -265,7 +267,7 @@ class HttptoolsClientCodec(_Reader):
                 break
             if status == 101:
                 return self._broken(SWITCHED)
-        headers, framing = parsed
+        headers, _, framing = parsed
         if self._method == "HEAD" or status in (204, 304):
             framing = 0
         self._begin_body("until_close" if framing is None else framing)
@@ -277,29 +279,20 @@ class HttptoolsClientCodec(_Reader):
         return at_end and not self._closes and not self._guard and not self._guard.eof
 
 
-def _tokens(values: list[bytes]) -> list[bytes]:
-    return [token.strip(b" \t") for token in b",".join(values).lower().split(b",")]
+def _closes(headers: Headers) -> bool:
+    values = [value for name, value in headers if name == b"connection"]
+    if values == [b"keep-alive"]:
+        return False
+    return b"close" in [token.strip(b" \t") for token in b",".join(values).lower().split(b",")]
 
 
 def _expects_continue(headers: Headers) -> bool:
     return any(name == b"expect" and value.lower() == b"100-continue" for name, value in headers)
 
 
-@lru_cache(maxsize=1024)
-def _name_of_line(name: bytes) -> bytes:
-    """Cached: the same few names go out over and over."""
-    if not _TOKEN.fullmatch(name):
-        raise ValueError("this can't be sent as HTTP/1.1")
-    return name + b": "
-
-
 def _head(first_line: bytes, headers: Headers) -> bytes:
     """The head, if it is exactly these lines. Raises `ValueError`, which quotes nothing: values may be credentials."""
-    parts = [first_line]
-    for name, value in headers:
-        parts += (_name_of_line(name), value, b"\r\n")
-    parts.append(b"\r\n")
-    head = b"".join(parts)
-    if head.count(b"\r\n") != len(headers) + 2 or not is_text(head):
+    head = b"\r\n".join([first_line, *map(b": ".join, headers), b"", b""])
+    if not _HEAD.fullmatch(head) or head.count(b"\n") != len(headers) + 2:
         raise ValueError("this can't be sent as HTTP/1.1")
     return head
