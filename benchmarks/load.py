@@ -4,14 +4,16 @@ Each answer is checked: anything but status 200 and a whole body raises `WrongAn
 """
 
 import asyncio
+import itertools
 import time
-from typing import Protocol
+from collections.abc import Callable
+from typing import Self
 
 import attrs
 from messages import ANSWER_BODY, HOST, STAMP_LENGTH, STAMP_START, STREAM_END
 
-_STATUS_200 = b"HTTP/1.1 200 "
-_PATIENCE = 30.0
+_OK = b"HTTP/1.1 200 "
+_PATIENCE = 60.0
 """Seconds that answers may be late before a run fails."""
 
 
@@ -33,29 +35,28 @@ class Measured:
         return sorted(self.delays)[min(int(part * len(self.delays)), len(self.delays) - 1)]
 
 
-class Load(Protocol):
-    """Call `connect`, `warm_up` and `run`, in this order, and `close` in any case."""
-
-    async def connect(self) -> None: ...
-    async def warm_up(self) -> None: ...
-    async def run(self) -> Measured: ...
-    def close(self) -> None: ...
-
-
 class _Connection(asyncio.Protocol):
-    """Its load hears of each end of an answer through `_Load.ended`."""
+    """Sends `message` when it is told to, and hands over what comes back."""
 
-    def __init__(self, load: "_Load", message: bytes) -> None:
-        self.load = load
+    def __init__(
+        self, message: bytes, received: Callable[["_Connection", bytes], None], lost: Callable[[], None]
+    ) -> None:
         self.message = message
-        self.received = b""
+        self.started = 0.0
+        self.buffer = b""
+        self.events = 0
+        self._received = received
+        self._lost = lost
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
 
+    def data_received(self, data: bytes) -> None:
+        self._received(self, data)
+
     def connection_lost(self, exc: Exception | None) -> None:
-        self.load.fail("the connection was closed")
+        self._lost()
 
     def send(self) -> None:
         self.started = time.perf_counter()
@@ -63,140 +64,173 @@ class _Connection(asyncio.Protocol):
 
 
 class _Load:
-    """What both kinds of load share: connections, and waiting until all is done or something went wrong."""
-
-    kind: type[_Connection]
+    """Connections, and waiting until all is done or something went wrong."""
 
     def __init__(self, port: int, message: bytes, connections: int) -> None:
         self._port = port
         self._message = message
         self._count = connections
         self._connections: list[_Connection] = []
-        self._done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
-    async def connect(self) -> None:
-        """One after the other, so that the listener's backlog plays no part."""
-        loop = asyncio.get_running_loop()
+    async def __aenter__(self) -> Self:
+        """Connect, one after the other, so that the listener's backlog plays no part."""
         for _ in range(self._count):
-            _, connection = await loop.create_connection(lambda: self.kind(self, self._message), HOST, self._port)
-            self._connections.append(connection)
+            await self._connect()
+        return self
 
-    def close(self) -> None:
+    async def __aexit__(self, *exception: object) -> None:
         self._done.cancel()
         for connection in self._connections:
             connection.transport.abort()
 
-    def fail(self, why: str) -> None:
-        if not self._done.done():
-            self._done.set_exception(WrongAnswer(why))
+    async def _connect(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._done: asyncio.Future[None] = loop.create_future()
+        _, connection = await loop.create_connection(
+            lambda: _Connection(self._message, self._received, lambda: self._fail("the connection was closed")),
+            HOST,
+            self._port,
+        )
+        self._connections.append(connection)
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        raise NotImplementedError
 
     async def _finish(self, seconds: float) -> None:
-        """Start all connections, and wait until each has ended."""
-        self._done = asyncio.get_running_loop().create_future()
-        self._under_way = len(self._connections)
-        for connection in self._connections:
-            connection.send()
         try:
             async with asyncio.timeout(seconds + _PATIENCE):
                 await self._done
         except TimeoutError:
-            raise WrongAnswer("no answer, or not the right one") from None
+            raise WrongAnswer("no answer, or not the whole one") from None
 
-    def _ended(self) -> None:
-        """One connection has nothing more to do."""
-        self._under_way -= 1
-        if not self._under_way and not self._done.done():
+    def _fail(self, why: str) -> None:
+        if not self._done.done():
+            self._done.set_exception(WrongAnswer(why))
+
+    def _succeed(self) -> None:
+        if not self._done.done():
             self._done.set_result(None)
 
-
-class _RequestConnection(_Connection):
-    load: "Requests"
-
-    def data_received(self, data: bytes) -> None:
-        self.received += data
-        if self.received.endswith(ANSWER_BODY) and self.received.startswith(_STATUS_200):
-            self.received = b""
-            self.load.answered(self)
-        elif len(self.received) > len(_STATUS_200) and not self.received.startswith(_STATUS_200):
-            self.load.fail(self.received.decode("latin-1"))
+    def _check(self, answer: bytes) -> None:
+        if not answer.startswith(_OK[: len(answer)]):
+            self._fail(answer.decode("latin-1"))
 
 
 class Requests(_Load):
-    """A closed loop: each connection sends a request when the last one was answered.
+    """Plain requests, each answered before its connection sends the next."""
 
-    It ends after `seconds`, or with the answer to the last of `limit` requests.
-    """
-
-    kind = _RequestConnection
-
-    def __init__(self, port: int, message: bytes, connections: int, limit: int, seconds: float) -> None:
-        super().__init__(port, message, connections)
-        self._limit = limit
-        self._seconds = seconds
-
-    async def warm_up(self) -> None:
-        await self._run(self._count, self._seconds)
-
-    async def run(self) -> Measured:
-        return await self._run(max(self._limit, self._count), self._seconds)
-
-    async def _run(self, limit: int, seconds: float) -> Measured:
+    async def run(self, seconds: float, *, per_second: float | None = None) -> Measured:
+        """For so long. Without `per_second`, each connection sends its next request when it has got its answer; with
+        it, requests are sent at that pace by whichever connection is free, and wait counts as delay."""
+        loop = asyncio.get_running_loop()
+        self._done = loop.create_future()
         self._delays: list[float] = []
-        self._to_send = limit - self._count
+        self._under_way = 0
+        self._idle: list[_Connection] | None = None if per_second is None else list(self._connections)
+        self._late: list[float] = []  # when the requests were due that no connection was free for
         started = time.perf_counter()
         self._until = started + seconds
+        if per_second is None:
+            for connection in self._connections:
+                self._send(connection)
+        else:
+            await self._pace(self._idle or [], started, per_second)
         await self._finish(seconds)
         return Measured(len(self._delays), time.perf_counter() - started, self._delays)
 
-    def answered(self, connection: _RequestConnection) -> None:
+    async def _pace(self, idle: list[_Connection], started: float, per_second: float) -> None:
+        for number in itertools.count():
+            due = started + number / per_second
+            if due >= self._until:
+                break
+            if (early := due - time.perf_counter()) > 0:
+                await asyncio.sleep(early)
+            if idle:
+                self._send(idle.pop(), due)
+            else:
+                self._late.append(due)
+        self._until = 0.0  # Nothing is to come: the last answer ends it, which may be there already.
+        if not self._under_way:
+            self._succeed()
+
+    def _send(self, connection: _Connection, due: float | None = None) -> None:
+        self._under_way += 1
+        connection.send()
+        if due is not None:
+            connection.started = due
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        connection.buffer += data
+        if not connection.buffer.endswith(ANSWER_BODY) or not connection.buffer.startswith(_OK):
+            self._check(connection.buffer)
+            return
+        connection.buffer = b""
         now = time.perf_counter()
         self._delays.append(now - connection.started)
-        if self._to_send > 0 and now < self._until:
-            self._to_send -= 1
-            connection.send()
-        else:
-            self._ended()
-
-
-class _StreamConnection(_Connection):
-    load: "Streams"
-    events = 0
-
-    def data_received(self, data: bytes) -> None:
-        now = time.monotonic_ns()
-        if not self.events:
-            self.received += data
-            if not _STATUS_200.startswith(self.received[: len(_STATUS_200)]):
-                self.load.fail(self.received.decode("latin-1"))
-        # No event is longer than what is kept, and none that was counted is counted again.
-        self.events += data.count(b"\n\n")
-        stamp = data.rfind(STAMP_START)
-        if stamp >= 0 and len(digits := data[stamp + len(STAMP_START) :][:STAMP_LENGTH]) == STAMP_LENGTH:
-            self.load.delays.append((now - int(digits)) / 1e9)
-        if data.endswith(STREAM_END):
-            self.load.stream_ended(self)
+        self._under_way -= 1
+        if self._idle is not None:
+            if self._late:
+                self._send(connection, self._late.pop(0))
+            else:
+                self._idle.append(connection)
+        elif now < self._until:
+            self._send(connection)
+        if not self._under_way and now >= self._until:
+            self._succeed()
 
 
 class Streams(_Load):
-    """So many streams at once, each one request, with so many events."""
+    """So many streams at once, each one request."""
 
-    kind = _StreamConnection
-
-    def __init__(self, port: int, message: bytes, streams: int, events: int, seconds: float) -> None:
-        super().__init__(port, message, streams)
-        self._events = events
-        self._seconds = seconds
-        self.delays: list[float] = []
-
-    async def warm_up(self) -> None:
-        """Nothing: a stream is opened once and measured from its beginning."""
-
-    async def run(self) -> Measured:
+    async def run(self, events: int, interval: float) -> Measured:
+        """Until each has got so many events; delays are those of the events."""
+        self._begin(events)
         started = time.perf_counter()
-        await self._finish(self._seconds)
-        return Measured(self._events * self._count, time.perf_counter() - started, self.delays)
+        for connection in self._connections:
+            connection.send()
+        await self._finish(events * interval)
+        return Measured(events * self._count, time.perf_counter() - started, self._delays)
 
-    def stream_ended(self, stream: _StreamConnection) -> None:
-        if stream.events != self._events:
-            self.fail(f"{stream.events} events instead of {self._events}")
-        self._ended()
+    async def open(self, interval: float) -> Measured:
+        """Until each has got its first event; delays are those from request to first event."""
+        self._begin(1)
+        self._opening = True
+        started = time.perf_counter()
+        for connection in self._connections:
+            connection.send()
+        await self._finish(interval)
+        return Measured(self._count, time.perf_counter() - started, self._delays)
+
+    def _begin(self, events: int) -> None:
+        self._done = asyncio.get_running_loop().create_future()
+        self._events = events
+        self._delays: list[float] = []
+        self._under_way = self._count
+        self._opening = False
+
+    def _received(self, connection: _Connection, data: bytes) -> None:
+        now = time.monotonic_ns()
+        if not connection.buffer:
+            self._check(data)
+        # What was cut in two is put together again; the end of an event is counted with its second half.
+        text = connection.buffer + data
+        found = text.count(b"\n\n") - connection.buffer.count(b"\n\n")
+        connection.buffer = text[-len(STREAM_END) + 1 :]
+        if self._opening:
+            if found and not connection.events:
+                self._delays.append(time.perf_counter() - connection.started)
+                self._ended()
+        elif (stamp := data.rfind(STAMP_START)) >= 0:
+            digits = data[stamp + len(STAMP_START) :][:STAMP_LENGTH]
+            if len(digits) == STAMP_LENGTH:
+                self._delays.append((now - int(digits)) / 1e9)
+        connection.events += found
+        if not self._opening and text.endswith(STREAM_END):
+            if connection.events != self._events:
+                self._fail(f"{connection.events} events instead of {self._events}")
+            self._ended()
+
+    def _ended(self) -> None:
+        self._under_way -= 1
+        if not self._under_way:
+            self._succeed()

@@ -9,6 +9,8 @@ CLIENT_KEY = "sk-benchmark-client"
 
 STREAM_FIELD = b"x-stub-stream"
 """A request with this field is answered with a stream: its value is `EVENTS INTERVAL`, the interval in seconds."""
+DELAY_FIELD = b"x-stub-delay"
+"""A request with this field is answered after so many seconds."""
 
 _EXTENSIONS = {"provider_region": "eu-1", "provider_timings": {"queue": 0.001, "prefill": 0.02}}
 
@@ -35,6 +37,8 @@ ANSWER = (
     b"content-length: %d\r\n\r\n%b" % (len(ANSWER_BODY), ANSWER_BODY)
 )
 
+FAILURE = b"HTTP/1.1 503 Service Unavailable\r\ncontent-type: application/json\r\ncontent-length: 2\r\n\r\n{}"
+
 STREAM_HEAD = (
     b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\nx-request-id: req-benchmark\r\n"
     b"transfer-encoding: chunked\r\n\r\n"
@@ -56,10 +60,11 @@ def event_chunk(now: int) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-def request(model: str, *, size: int = 0, stream: tuple[int, float] | None = None) -> bytes:
+def request(model: str, *, size: int = 0, stream: tuple[int, float] | None = None, delay: float = 0.0) -> bytes:
     """A whole chat completion request with the fields that OpenAI's client sends.
 
-    size: the least length of the body. stream: how many events to ask for, and the seconds between them.
+    size: the least length of the body. stream: how many events to ask for, and the seconds between them. delay: the
+    seconds that the provider takes.
     """
     chat = {"model": model, "messages": [{"role": "user", "content": "How are things?"}], "stream": bool(stream)}
     chat["messages"][0]["content"] += " And further?" * max(0, (size - len(json.dumps(chat))) // 13 + 1)
@@ -81,5 +86,7 @@ def request(model: str, *, size: int = 0, stream: tuple[int, float] | None = Non
     }
     if stream:
         fields[STREAM_FIELD] = b"%d %f" % stream
+    if delay:
+        fields[DELAY_FIELD] = b"%f" % delay
     lines = b"".join(b"%b: %b\r\n" % field for field in fields.items())
     return b"POST /v1/chat/completions HTTP/1.1\r\n%b\r\n%b" % (lines, body)

@@ -1,26 +1,34 @@
 """A provider that does as little as it can: known answers, plain or streamed at a pace that the request names.
 
-Run as a program, it listens on two ports that the system chooses, prints them, and serves until it is killed.
+Run as a program, it listens on ports that the system chooses, prints them, and serves until it is killed: two that
+answer, one that always fails, and, with `--tls CERTIFICATE`, one that answers over TLS.
 """
 
+import argparse
 import asyncio
 import re
+import ssl
 import time
+from functools import partial
 
-from messages import ANSWER, HOST, STREAM_END, STREAM_FIELD, STREAM_HEAD, event_chunk
+from messages import ANSWER, DELAY_FIELD, FAILURE, HOST, STREAM_END, STREAM_FIELD, STREAM_HEAD, event_chunk
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb"\r\n%b: (\d+) ([\d.]+)" % STREAM_FIELD, re.IGNORECASE)
+_DELAY = re.compile(rb"\r\n%b: ([\d.]+)" % DELAY_FIELD, re.IGNORECASE)
 
 
 class Stub(asyncio.Protocol):
     """One connection from a client that sends a request only after the answer to the last one."""
 
+    def __init__(self, answer: bytes) -> None:
+        self._answer = answer
+        self._received = b""
+        self._length = 0  # of the whole request, 0 until its head is there
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         assert isinstance(transport, asyncio.Transport)
         self._transport = transport
-        self._received = bytearray()
-        self._length = 0  # of the whole request, 0 until its head is there
 
     def data_received(self, data: bytes) -> None:
         self._received += data
@@ -28,18 +36,21 @@ class Stub(asyncio.Protocol):
             head_end = self._received.find(b"\r\n\r\n")
             if head_end < 0:
                 return
-            body_length = _LENGTH.search(self._received, 0, head_end)
-            assert body_length, "requests without content-length are not for this stub"
-            self._length = head_end + 4 + int(body_length[1])
+            length = _LENGTH.search(self._received, 0, head_end)
+            # Routers ask whether it is well, without a body.
+            self._length = head_end + 4 + (int(length[1]) if length else 0)
         if len(self._received) == self._length:
-            stream = _STREAM.search(self._received)
-            self._received.clear()
-            self._length = 0
-            if stream:
-                self._transport.write(STREAM_HEAD)
-                self._send_events(int(stream[1]), float(stream[2]), time.monotonic())
-            else:
-                self._transport.write(ANSWER)
+            request, self._received, self._length = self._received, b"", 0
+            self._respond(request)
+
+    def _respond(self, request: bytes) -> None:
+        if stream := _STREAM.search(request):
+            self._transport.write(STREAM_HEAD)
+            self._send_events(int(stream[1]), float(stream[2]), time.monotonic())
+        elif delay := _DELAY.search(request):
+            asyncio.get_running_loop().call_later(float(delay[1]), self._transport.write, self._answer)
+        else:
+            self._transport.write(self._answer)
 
     def _send_events(self, left: int, interval: float, due: float) -> None:
         """Send the event that is due now, and see to those after it."""
@@ -54,9 +65,19 @@ class Stub(asyncio.Protocol):
 
 
 async def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--tls", metavar="CERTIFICATE")
+    certificate = parser.parse_args().tls
+
     loop = asyncio.get_running_loop()
-    servers = [await loop.create_server(Stub, HOST, 0, backlog=1024) for _ in range(2)]
-    print(*(server.sockets[0].getsockname()[1] for server in servers), flush=True)
+    listening = [
+        await loop.create_server(partial(Stub, answer), HOST, 0, backlog=2048) for answer in (ANSWER, ANSWER, FAILURE)
+    ]
+    if certificate:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(certificate)
+        listening.append(await loop.create_server(partial(Stub, ANSWER), HOST, 0, backlog=2048, ssl=context))
+    print(*(server.sockets[0].getsockname()[1] for server in listening), flush=True)
     await asyncio.Event().wait()
 
 

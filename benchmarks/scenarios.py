@@ -1,0 +1,386 @@
+"""What is measured, and how one could be misled by it."""
+
+import asyncio
+import statistics
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import ExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import attrs
+from gateways import PEERS, Running, Stub, listens, onwards, pinned
+from load import Measured, Requests, Streams
+from messages import ALIAS, CLEAN_ALIAS, request
+
+Figures = dict[str, float]
+"""Of one run: names of figures, with their units, and their values."""
+CPU = "CPU µs"
+"""The figure that gateways are compared by: for one request, or one event."""
+
+
+@attrs.frozen
+class Setting:
+    """Where and how long to measure."""
+
+    stub: Stub
+    folder: Path
+    peers: list[str]
+    """Those that are installed."""
+    runs: int
+    seconds: float
+    """Of each run."""
+    scale: float
+    """Of the numbers of connections and streams, for a quick try."""
+    core: set[int]
+    """Where gateways run."""
+    most_files: int
+    """That a process may have open."""
+    progress: Callable[[str], None]
+    """Shown until the next."""
+    say: Callable[[str], None]
+
+    def scaled(self, number: int) -> int:
+        return max(1, round(number * self.scale))
+
+
+@attrs.frozen
+class Case:
+    """One line of the table: so many figures for each run of one gateway."""
+
+    scenario: str
+    case: str
+    gateway: str
+    runs: list[Figures]
+
+    def median(self, figure: str) -> float:
+        return statistics.median(run[figure] for run in self.runs)
+
+
+Scenario = Callable[[Setting], Awaitable[list[Case]]]
+Measure = Callable[[Running], Awaitable[Figures]]
+
+
+async def _each(setting: Setting, scenario: str, measured: list[tuple[str, Running]], measure: Measure) -> list[Case]:
+    """Measure gateways, each in its case, in turns, so that a change of the machine's mood meets them all."""
+    cases = [Case(scenario, case, gateway.name, []) for case, gateway in measured]
+    for number in range(setting.runs):
+        for case, (_, gateway) in zip(cases, measured, strict=True):
+            setting.progress(f"{scenario}, {case.case}, {case.gateway}, run {number + 1} of {setting.runs}")
+            case.runs.append(await measure(gateway))
+    return cases
+
+
+async def _requests(
+    setting: Setting, gateway: Running, message: bytes, connections: int, *, per_second: float | None = None
+) -> Figures:
+    async with Requests(gateway.port, message, connections) as load:
+        await load.run(setting.seconds / 2)  # so that its connections to the provider are open
+        before = gateway.cpu_seconds()
+        measured = await load.run(setting.seconds, per_second=per_second)
+    return _cpu(gateway, before, measured) | {"requests/s": measured.count / measured.seconds} | _delays(measured)
+
+
+async def _events(setting: Setting, gateway: Running, alias: str, streams: int) -> Figures:
+    events = max(1, round(setting.seconds * 100))
+    async with Streams(gateway.port, request(alias, stream=(events, 0.01)), streams) as load:
+        before = gateway.cpu_seconds()
+        measured = await load.run(events, 0.01)
+    return _cpu(gateway, before, measured) | _delays(measured)
+
+
+def _cpu(gateway: Running, before: float, measured: Measured) -> Figures:
+    """What one request or event cost; a direct call has no gateway."""
+    return {CPU: (gateway.cpu_seconds() - before) / measured.count * 1e6} if gateway.pid else {}
+
+
+def _delays(measured: Measured) -> Figures:
+    return {"p50 ms": measured.quantile(0.5) * 1e3, "p99 ms": measured.quantile(0.99) * 1e3}
+
+
+def _connections(count: int) -> str:
+    return "1 connection" if count == 1 else f"{count:,} connections"
+
+
+def _streams(count: int) -> str:
+    return f"{count} streams"
+
+
+@asynccontextmanager
+async def _gateways(setting: Setting, *, direct: bool = True, buffering: bool = True) -> AsyncIterator[list[Running]]:
+    """The gateway itself, its peers, and a call without any."""
+    with ExitStack() as opened:
+        with pinned(setting.core):
+            gateways = [opened.enter_context(onwards(setting.stub, setting.folder))]
+            for peer in setting.peers:
+                options = {"buffering": buffering} if peer == "nginx" else {}
+                gateways.append(opened.enter_context(PEERS[peer](setting.stub, setting.folder, **options)))
+        for gateway in gateways:
+            await listens(gateway)
+        yield [*gateways, Running("direct call", setting.stub.working[0])] if direct else gateways
+
+
+@asynccontextmanager
+async def _variants(setting: Setting, variants: dict[str, dict[str, Any]]) -> AsyncIterator[list[tuple[str, Running]]]:
+    """The gateway itself several times, with other settings: those of `onwards`, by what to call the case."""
+    with ExitStack() as opened:
+        found = []
+        for case, settings in variants.items():
+            with pinned(setting.core):
+                found.append((case, opened.enter_context(onwards(setting.stub, setting.folder, **settings))))
+        for _, gateway in found:
+            await listens(gateway)
+        yield found
+
+
+async def request_(setting: Setting) -> list[Case]:
+    """Short requests, as many as a gateway can take, over 1 to 1,000 connections.
+
+    Misleading: providers take seconds, not microseconds. What counts is the CPU time, which says how many requests fit
+    on a core; where generator and stub are the bottleneck, requests/s say nothing about the gateway.
+    """
+    cases = []
+    async with _gateways(setting) as gateways:
+        for count in map(setting.scaled, (1, 32, 256, 1000)):
+            cases += await _each(
+                setting,
+                "request",
+                [(_connections(count), gateway) for gateway in gateways],
+                partial(_requests, setting, message=request(ALIAS), connections=count),
+            )
+    return cases
+
+
+async def latency(setting: Setting) -> list[Case]:
+    """Requests at half of the rate that this gateway can take, and at the same rate for the others.
+
+    Misleading: generator, stub and system disturb each other on one machine; a fraction of a millisecond is noise.
+    """
+    message = request(ALIAS)
+    async with _gateways(setting) as gateways:
+        most = await _requests(setting, gateways[0], message, setting.scaled(32))
+        rate = most["requests/s"] / 2
+        return await _each(
+            setting,
+            "latency",
+            [("half of our saturation", gateway) for gateway in gateways],
+            partial(_requests, setting, message=message, connections=setting.scaled(64), per_second=rate),
+        )
+
+
+async def overhead(setting: Setting) -> list[Case]:
+    """A provider that takes 20 ms, over 1 to 64 connections: what a gateway adds to that, and how many fit.
+
+    Misleading: it is the difference to a direct call that counts, and the stub's timers are only so exact.
+    """
+    cases = []
+    async with _gateways(setting) as gateways:
+        for count in map(setting.scaled, (1, 4, 16, 64)):
+            cases += await _each(
+                setting,
+                "overhead",
+                [(_connections(count), gateway) for gateway in gateways],
+                partial(_requests, setting, message=request(ALIAS, delay=0.02), connections=count),
+            )
+    return cases
+
+
+async def stream(setting: Setting) -> list[Case]:
+    """200 streams at 100 events a second each, passed through.
+
+    Misleading: where several events arrive together they are passed on together, which costs less for each; it happens
+    to whoever is slow.
+    """
+    count = setting.scaled(200)
+    async with _gateways(setting, buffering=False) as gateways:
+        return await _each(
+            setting,
+            "stream",
+            [(_streams(count), gateway) for gateway in gateways],
+            partial(_events, setting, alias=ALIAS, streams=count),
+        )
+
+
+async def sanitized_stream(setting: Setting) -> list[Case]:
+    """The same with each event parsed and stripped of what OpenAI does not have.
+
+    Misleading: nginx passes the same events through and looks at none.
+    """
+    count = setting.scaled(200)
+    async with _gateways(setting, direct=False, buffering=False) as gateways:
+        return await _each(
+            setting,
+            "sanitized-stream",
+            [(_streams(count), gateway) for gateway in gateways if gateway.name in ("onwards", "nginx")],
+            partial(_events, setting, alias=CLEAN_ALIAS, streams=count),
+        )
+
+
+async def first_byte(setting: Setting) -> list[Case]:
+    """200 streams opened at once: when the first event of each arrives.
+
+    Misleading: all begin in the same instant, so this is about a queue of 200, not about one request.
+    """
+    count = setting.scaled(200)
+
+    async def measure(gateway: Running) -> Figures:
+        async with Streams(gateway.port, request(ALIAS, stream=(50, 0.02)), count) as load:
+            return _delays(await load.open(1.0))
+
+    async with _gateways(setting, buffering=False) as gateways:
+        return await _each(
+            setting, "first-byte", [(f"{count} streams at once", gateway) for gateway in gateways], measure
+        )
+
+
+async def large_body(setting: Setting) -> list[Case]:
+    """Requests of 100 KB in which `model` is replaced.
+
+    Misleading: nginx looks into no body and replaces nothing.
+    """
+    message = request(ALIAS, size=100_000)
+    async with _gateways(setting) as gateways:
+        return await _each(
+            setting,
+            "large-body",
+            [("100 KB", gateway) for gateway in gateways],
+            partial(_requests, setting, message=message, connections=setting.scaled(32)),
+        )
+
+
+async def connections(setting: Setting) -> list[Case]:
+    """256 clients that connect at the same moment, each with one request.
+
+    Misleading: it includes the system's own work for a connection, which is the same for all.
+    """
+    count = setting.scaled(256)
+
+    async def one(port: int, message: bytes) -> float:
+        started = time.perf_counter()
+        async with Requests(port, message, 1) as load:
+            await load.run(0.0)
+        return time.perf_counter() - started
+
+    async def measure(gateway: Running) -> Figures:
+        before = gateway.cpu_seconds()
+        started = time.perf_counter()
+        delays = await asyncio.gather(*[one(gateway.port, request(ALIAS)) for _ in range(count)])
+        measured = Measured(count, time.perf_counter() - started, delays)
+        return _cpu(gateway, before, measured) | _delays(measured)
+
+    async with _gateways(setting) as gateways:
+        return await _each(
+            setting, "connections", [(f"{count} new ones at once", gateway) for gateway in gateways], measure
+        )
+
+
+async def tls(setting: Setting) -> list[Case]:
+    """Requests over 32 connections, with TLS to the provider and without.
+
+    Misleading: a connection over TLS is set up once and used for all; what handshakes cost is not in it.
+    """
+    if not setting.stub.tls:
+        return []
+    return await _compared(setting, "tls", {"plain": {}, "TLS to the provider": {"tls": True}})
+
+
+async def fallback(setting: Setting) -> list[Case]:
+    """Requests over 32 connections, with a first attempt that always fails and without.
+
+    Misleading: the provider that fails does so at once, and keeps its connections open.
+    """
+    return await _compared(setting, "fallback", {"first attempt": {}, "second attempt": {"failing_first": True}})
+
+
+async def codec(setting: Setting) -> list[Case]:
+    """Requests over 32 connections, read by httptools and by h11.
+
+    Misleading: heads have thirteen short fields; browsers, and proxies on the way, send more.
+    """
+    return await _compared(
+        setting, "codec", {name: {"options": ("--http-codec", name)} for name in ("httptools", "h11")}
+    )
+
+
+async def config_size(setting: Setting) -> list[Case]:
+    """Requests over 32 connections, with more and more aliases and keys that nobody uses.
+
+    Misleading: loading such a config takes seconds, which are not in it.
+    """
+    cases = []
+    for size in ((0, 0), (100, 1_000), (1_000, 10_000), (10_000, 100_000)):
+        aliases, keys = (round(number * setting.scale) for number in size)
+        # One after the other: the largest takes its time to load.
+        cases += await _compared(
+            setting, "config-size", {f"{aliases:,} aliases, {keys:,} keys": {"aliases": aliases, "keys": keys}}
+        )
+    return cases
+
+
+async def _compared(setting: Setting, scenario: str, variants: dict[str, dict[str, Any]]) -> list[Case]:
+    async with _variants(setting, variants) as measured:
+        return await _each(
+            setting,
+            scenario,
+            measured,
+            partial(_requests, setting, message=request(ALIAS), connections=setting.scaled(32)),
+        )
+
+
+async def memory(setting: Setting) -> list[Case]:
+    """5,000 open streams in which nothing happens: resident memory for each.
+
+    Misleading: the system's own buffers for 10,000 connections are not in it.
+    """
+    count = setting.scaled(5000)
+    needed = 2 * count + 1000
+    if setting.most_files < needed:
+        setting.say(f"skipped: memory, which needs {needed:,} open files; `ulimit -Hn` allows {setting.most_files:,}")
+        return []
+
+    async def measure(gateway: Running) -> Figures:
+        message = request(ALIAS, stream=(2, 600.0))
+        async with Streams(gateway.port, message, 1) as first:
+            await first.open(10.0)  # so that what is needed once is there
+            before = gateway.memory()
+            async with Streams(gateway.port, message, count) as load:
+                await load.open(30.0)
+                return {"KB per stream": (gateway.memory() - before) / count / 1e3}
+
+    async with _gateways(setting, direct=False, buffering=False) as gateways:
+        once = attrs.evolve(setting, runs=1)  # A process keeps what it has got from the system.
+        return await _each(once, "memory", [(f"{count} quiet streams", gateway) for gateway in gateways], measure)
+
+
+async def startup(setting: Setting) -> list[Case]:
+    """From the start of the process to its first answer.
+
+    Misleading: the files are in the system's cache, and Python's compiled modules are on the disk.
+    """
+
+    async def measure(_: Running) -> Figures:
+        started = time.perf_counter()
+        async with _variants(setting, {"": {}}) as [(_, gateway)], Requests(gateway.port, request(ALIAS), 1) as load:
+            await load.run(0.0)
+            return {"seconds": time.perf_counter() - started}
+
+    return await _each(setting, "startup", [("first answer", Running("onwards", 0))], measure)
+
+
+SCENARIOS: dict[str, Scenario] = {
+    "request": request_,
+    "latency": latency,
+    "overhead": overhead,
+    "stream": stream,
+    "sanitized-stream": sanitized_stream,
+    "first-byte": first_byte,
+    "large-body": large_body,
+    "connections": connections,
+    "tls": tls,
+    "fallback": fallback,
+    "codec": codec,
+    "config-size": config_size,
+    "memory": memory,
+    "startup": startup,
+}
