@@ -65,7 +65,7 @@ class Reloader:
             else:
                 gateway.snapshot = snapshot
                 gateway.ledger.prune(trio.current_time())
-                _log.info("config reloaded: %d targets", len(snapshot.pools))
+                _log.info("config reloaded, targets: %d", len(snapshot.pools))
 
     def _changed(self) -> bool:
         """Whether the file holds something else than the last time it was looked at. A missing one did not change."""

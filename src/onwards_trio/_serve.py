@@ -58,6 +58,7 @@ async def serve(options: Options) -> None:
     hash_key = os.urandom(32)
     reloader = Reloader(options.config, hash_key)
     gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
+    _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     # What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000
     # requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles.
     gc.freeze()

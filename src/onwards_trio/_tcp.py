@@ -139,6 +139,8 @@ class TlsStream(TcpStream):
     @classmethod
     async def start(cls, below: TcpStream, context: ssl.SSLContext, host: str | None) -> "TlsStream":
         """Shake hands. `below` is not to be used any more; on failure it is closed. Raises `OSError`."""
+        # Set by some versions of Python, with which a cut would look like an end.
+        context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         try:
             wrapped = context.wrap_socket(
                 below.hand_over(), do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=host

@@ -102,7 +102,7 @@ class TestWatch:
         path.write_text(config("second", "third"))
         while "ERROR" in (line := await log.next()):
             pass  # It may be seen while it is empty.
-        assert line == "INFO config reloaded: 2 targets"
+        assert line == "INFO config reloaded, targets: 2"
         assert watched.aliases == ["second", "third"]
 
     async def test_renamed_over(self, watched, path, log):
@@ -111,7 +111,7 @@ class TestWatch:
             new = path.with_suffix(".new")
             new.write_text(config(f"number-{number}"))
             new.rename(path)
-            assert await log.next() == "INFO config reloaded: 1 targets"
+            assert await log.next() == "INFO config reloaded, targets: 1"
             assert watched.aliases == [f"number-{number}"]
 
     async def test_symlink_swapped(self, tmp_path, nursery, monkeypatch, log):
@@ -127,7 +127,7 @@ class TestWatch:
         assert watched.aliases == ["version-1"]
         (tmp_path / "new").symlink_to("2")
         (tmp_path / "new").rename(tmp_path / "data")
-        assert await log.next() == "INFO config reloaded: 1 targets"
+        assert await log.next() == "INFO config reloaded, targets: 1"
         assert watched.aliases == ["version-2"]
 
     async def test_half_written(self, watched, path, log):
@@ -141,7 +141,7 @@ class TestWatch:
             file.write(whole[20:])
         while "ERROR" in (line := await log.next()):
             pass
-        assert line == "INFO config reloaded: 1 targets"
+        assert line == "INFO config reloaded, targets: 1"
         assert watched.aliases == ["second"]
 
     async def test_gone_for_a_while(self, watched, path, log):
@@ -152,7 +152,7 @@ class TestWatch:
         new = path.with_suffix(".new")
         new.write_text(config("second"))
         new.rename(path)
-        assert await log.next() == "INFO config reloaded: 1 targets"
+        assert await log.next() == "INFO config reloaded, targets: 1"
         assert watched.aliases == ["second"]
 
     async def test_gone_between_look_and_load(self, watched, path, log):
@@ -163,7 +163,7 @@ class TestWatch:
         await watched.reload()
         assert await log.next() == f"ERROR config not reloaded: {path}: No such file or directory"
         away.rename(path)
-        assert await log.next() == "INFO config reloaded: 1 targets"
+        assert await log.next() == "INFO config reloaded, targets: 1"
 
 
 class TestChanged:
@@ -233,7 +233,7 @@ class TestReload:
         watched = Watched(path)
         before = watched.gateway.snapshot
         await watched.reload()
-        assert await log.next() == "INFO config reloaded: 1 targets"
+        assert await log.next() == "INFO config reloaded, targets: 1"
         assert watched.gateway.snapshot is not before
         assert watched.aliases == ["first"]
 
@@ -277,7 +277,7 @@ class TestReload:
         path.write_text('{"targets": {}, "tragets": {}}')
         await watched.reload()
         assert await log.next() == f"WARNING {path}: tragets: unknown field; the nearest known one is targets"
-        assert await log.next() == "INFO config reloaded: 0 targets"
+        assert await log.next() == "INFO config reloaded, targets: 0"
 
     async def test_several_at_once(self, path, log):
         """Reloads that are asked for at the same time happen one after the other, and the last file wins."""
@@ -286,7 +286,7 @@ class TestReload:
             for number in range(5):
                 path.write_text(config(f"number-{number}"))
                 nursery.start_soon(watched.reload)
-        assert [await log.next() for _ in range(5)] == ["INFO config reloaded: 1 targets"] * 5
+        assert [await log.next() for _ in range(5)] == ["INFO config reloaded, targets: 1"] * 5
         assert watched.aliases == ["number-4"]
 
     async def test_nothing_waits_for_a_hanging_file(self, path):

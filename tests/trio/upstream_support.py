@@ -177,6 +177,7 @@ def over_tls(authority: trustme.CA, script: Script, *, name: str = "127.0.0.1", 
 
 def server_context(authority: trustme.CA, name: str = "127.0.0.1") -> ssl.SSLContext:
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # A cut is not to look like an end.
     authority.issue_cert(name).configure_cert(context)
     return context
 

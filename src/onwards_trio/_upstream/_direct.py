@@ -60,7 +60,11 @@ class _Connection:
 
     def reusable(self) -> bool:
         """Whether both messages have ended properly. Reads on to the end of the response if that is here already."""
-        return not self._unsent and self.codec.next_event() is Signal.END and self.codec.reusable
+        if self._unsent:
+            return False
+        while isinstance(event := self.codec.next_event(), bytes):
+            pass  # What a provider had to say beside a status that led to the next one.
+        return event is Signal.END and self.codec.reusable
 
     def begin(self, request: SendUpstream) -> bool:
         """Send as much of the request as can be sent at once. False: call `send_rest` beside reading the answer."""
