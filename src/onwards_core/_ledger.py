@@ -99,19 +99,25 @@ class Ledger:
         """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
         full_at, held = self._full_at, self._held
         at = round(now * _SECOND)
-        wait = max((full_at.get(it.bucket, at) - at - it.rate.slack for it in limits if it.rate), default=0)
+        wait = 0
+        for limit in limits:
+            if limit.rate:
+                wait = max(wait, full_at.get(limit.bucket, at) - at - limit.rate.slack)
         if wait > 0:
             return Refusal("rate_limit", wait / _SECOND)
         for limit in limits:
             if limit.permits is not None and held.get(limit.identity, 0) >= limit.permits:
                 return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
 
+        identities = []
         for limit in limits:
+            identity = limit.identity
+            identities.append(identity)
             # Counted whether or not there is a limit: one that a reload adds then knows what is under way.
-            held[limit.identity] = held.get(limit.identity, 0) + 1
+            held[identity] = held.get(identity, 0) + 1
             if limit.rate:
                 full_at[limit.bucket] = max(full_at.get(limit.bucket, at), at) + limit.rate.interval
-        return Permit(held, [limit.identity for limit in limits])
+        return Permit(held, identities)
 
     def permits_out(self, identity: str | None = None) -> int:
         """How many permits are held, of one identity or in all."""
