@@ -122,7 +122,9 @@ class Connection:
     # Requests in
 
     async def _read_head(self) -> ServerEvent:
-        if not self._codec.buffered:
+        if self._codec.buffered:
+            await trio.lowlevel.checkpoint()  # Requests in a row are not to hold up other connections.
+        else:
             self.deadline = trio.current_time() + IDLE_TIME
             self._idle = True
             self._codec.receive(await self._receive())

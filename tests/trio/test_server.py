@@ -77,6 +77,39 @@ async def test_serves_many_clients_at_once() -> None:
     assert server.under_way() == []
 
 
+async def test_greedy_clients_starve_nobody() -> None:
+    """A hundred that always have more to ask are answered in turns with one that asks now and then."""
+    answered = 0
+
+    async def handle(request: Request, reply: Reply) -> None:
+        nonlocal answered
+        answered += 1
+        await ok(request, reply)
+
+    async def ask_on_and_on(stream: trio.SocketStream) -> None:
+        while True:
+            await stream.send_all(GET * 500)
+
+    async def be_greedy() -> None:
+        async with (await run.client()).stream as stream, trio.open_nursery() as nursery:
+            nursery.start_soon(ask_on_and_on, stream)
+            while await stream.receive_some():
+                pass
+
+    server = Server(handle, drain_seconds=0)
+    async with running(server) as run, trio.open_nursery() as greedy:
+        for _ in range(100):
+            greedy.start_soon(be_greedy)
+        polite = await run.client()
+        async with polite.stream:
+            for _ in range(5):
+                before = answered
+                assert (await polite.ask(GET)).body == b"ok"
+                assert answered - before < 1500  # each greedy one a few times
+        greedy.cancel_scope.cancel()
+        server.drain()
+
+
 async def test_a_port_that_is_taken_is_named() -> None:
     """The error says in one line what could not be done."""
     (listener,) = await open_listeners("127.0.0.1", 0)
