@@ -13,11 +13,8 @@ import pytest
 
 import onwards_core
 import onwards_trio
-from onwards_core import json_schema, load_config
-from onwards_trio import _connection
+from onwards_core import ServerConfig, _snapshot, json_schema, load_config
 from onwards_trio._cli import _parser
-from onwards_trio._upstream import _connect
-from onwards_trio._wire import _guard
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -135,12 +132,13 @@ def test_the_sizes_and_times_are_those_of_the_program():
     """The table of sizes and times has the numbers of the constants that rule them."""
     page = (ROOT / "docs" / "errors.md").read_text()
     rows = dict(re.findall(r"^\| (.+?) \| (\d.*?) \|", page.partition("## Sizes and times")[2], re.MULTILINE))
+    limits = ServerConfig()
     assert rows == {
-        "a request's head": f"{_guard.HEAD_LIMIT // 1024} KiB, {_guard.FIELD_LIMIT} fields",
-        "a request's body": f"{_connection.BODY_LIMIT // 1024**2} MiB",
-        "a client's pause between requests": f"{_connection.IDLE_TIME:g} s",
-        "a request's head on its way": f"{_connection.HEAD_TIME:g} s",
-        "a client's pause within a request's body": f"{_connection.BODY_TIME:g} s",
-        "connecting to a provider": f"{_connect.CONNECT_TIMEOUT:g} s",
-        "a provider's pause within an answer's body": f"{_connect.BODY_TIMEOUT:g} s",
+        "a request's head": f"{limits.head_bytes // 1024} KiB, {limits.head_fields} fields",
+        "a request's body": f"{limits.body_bytes // 1024**2} MiB",
+        "a client's pause between requests": f"{limits.idle_timeout_secs:g} s",
+        "a request's head on its way": f"{limits.head_timeout_secs:g} s",
+        "a client's pause within a request's body": f"{limits.body_timeout_secs:g} s",
+        "connecting to a provider": f"{_snapshot.CONNECT_TIMEOUT:g} s",
+        "a provider's pause within an answer's body": f"{_snapshot.IDLE_TIMEOUT:g} s",
     }

@@ -73,7 +73,7 @@ def test_rate_check(benchmark: Benchmark, identities: int) -> None:
 @pytest.mark.parametrize("size", [0, 100_000, 2_000_000])
 def test_rewriting_model(benchmark: Benchmark, size: int) -> None:
     message = parsed(request(ALIAS, size=size))
-    benchmark(lambda: parse_body(message).with_model("another"))
+    benchmark(lambda: parse_body(message, 128).with_model("another"))
 
 
 @pytest.mark.parametrize("cut", [1_000, 37])

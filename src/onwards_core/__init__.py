@@ -11,14 +11,18 @@ from onwards_core._config import (
     Config,
     ConfigError,
     FallbackConfig,
+    HttpPoolConfig,
     KeyDefinition,
     PoolConfig,
     ProviderConfig,
     RateLimit,
+    ServerConfig,
     Strategy,
     TargetConfig,
+    TimeoutsConfig,
+    TlsConfig,
 )
-from onwards_core._errors import error
+from onwards_core._errors import error, overloaded
 from onwards_core._events import (
     BodyCollected,
     Event,
@@ -51,6 +55,7 @@ __all__ = [
     "FallbackConfig",
     "Gateway",
     "Headers",
+    "HttpPoolConfig",
     "KeyDefinition",
     "Outcome",
     "Pool",
@@ -63,10 +68,13 @@ __all__ = [
     "Respond",
     "Secret",
     "SendUpstream",
+    "ServerConfig",
     "Snapshot",
     "Strategy",
     "StreamThrough",
     "TargetConfig",
+    "TimeoutsConfig",
+    "TlsConfig",
     "Transform",
     "UpstreamFailed",
     "UpstreamResponded",
@@ -74,4 +82,5 @@ __all__ = [
     "error",
     "json_schema",
     "load_config",
+    "overloaded",
 ]

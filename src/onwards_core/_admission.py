@@ -16,6 +16,9 @@ from onwards_core._record import Record
 from onwards_core._request import safe_target
 from onwards_core._snapshot import Pool, Snapshot
 
+_UNSAFE = error("bad_request", "The request target is not a plain absolute path.")
+_NO_MODEL = error("model_not_found", param="model")
+
 
 @attrs.frozen(eq=False)
 class Admission:
@@ -30,7 +33,7 @@ class Admission:
 def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, now: float) -> Admission | Respond:
     """Admit a request, noting in `record` what it turned out to be; or the answer that it gets instead."""
     if not safe_target(request.target):
-        return error("bad_request", "The request target is not a plain absolute path.")
+        return _UNSAFE
     # Of a field that is repeated the last one counts. All that matter here are removed before a provider sees them.
     fields = dict(request.headers)
     token = token_from(fields)
@@ -39,26 +42,25 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if listing := models_response(snapshot, request.method, record.path, digest):
         return listing
 
-    named = _named(request, fields)
+    depth = snapshot.server.json_depth
+    named = _named(request, fields, depth)
     if isinstance(named, Respond):
         return named
     alias, body = named
     pool = snapshot.pools.get(alias)
     if pool is None:
-        return error("model_not_found", param="model")
+        return _NO_MODEL
     record.alias = alias
 
     if not pool.opens(digest):
-        if digest is None:
-            return error("unauthenticated", headers=[(b"www-authenticate", b"Bearer")])
-        return error("forbidden")
+        return _not_opened(digest)
     if not pool.providers:
         return error("service_unavailable")
 
     if body is None:
         # Where a header names the pool, any body will do, unless a provider's own model has to go into it.
         replaced = any(provider.model is not None for provider in pool.providers)
-        parsed = _parsed(request) if replaced else OpaqueBody(request.body)
+        parsed = _parsed(request, depth) if replaced else OpaqueBody(request.body)
         if isinstance(parsed, Respond):
             return parsed
         body = parsed
@@ -74,12 +76,46 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     return Admission(pool, body, permit)
 
 
-def _named(request: Request, fields: Mapping[bytes, bytes]) -> tuple[str, Body | None] | Respond:
+def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> Respond | None:
+    """The answer to a request that will be refused whatever its body holds, as far as its head tells. Takes nothing.
+
+    So nobody without a key can make us wait for a body, and hold it.
+    """
+    if not safe_target(request.target):
+        return _UNSAFE
+    fields = dict(request.headers)
+    token = token_from(fields)
+    digest = snapshot.hasher.token(token) if token is not None else None
+    limits = []
+    override = fields.get(b"model-override")
+    if override is not None:
+        pool = snapshot.pools.get(override.decode("utf-8", "replace"))
+        if pool is None:
+            return _NO_MODEL
+        if not pool.opens(digest):
+            return _not_opened(digest)
+        limits.append(pool.limit)
+    elif not snapshot.open_to_all and digest not in snapshot.known_keys:
+        return _not_opened(digest)
+    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
+    if key_limits is not None:
+        limits.append(key_limits.limit)
+    refusal = ledger.refusal(limits, now)
+    return refused(refusal) if refusal else None
+
+
+def _not_opened(digest: bytes | None) -> Respond:
+    if digest is None:
+        return error("unauthenticated", headers=[(b"www-authenticate", b"Bearer")])
+    return error("forbidden")
+
+
+def _named(request: Request, fields: Mapping[bytes, bytes], depth: int) -> tuple[str, Body | None] | Respond:
     """The alias that the request names; and its body, if that had to be looked into."""
     override = fields.get(b"model-override")
     if override is not None:
         return override.decode("utf-8", "replace"), None
-    body = _parsed(request)
+    body = _parsed(request, depth)
     if isinstance(body, Respond):
         return body
     model = body.model
@@ -88,8 +124,8 @@ def _named(request: Request, fields: Mapping[bytes, bytes]) -> tuple[str, Body |
     return model, body
 
 
-def _parsed(request: Request) -> Body | Respond:
-    parsed = parse_body(request)
+def _parsed(request: Request, depth: int) -> Body | Respond:
+    parsed = parse_body(request, depth)
     return error("bad_request", parsed, param="model") if isinstance(parsed, str) else parsed
 
 

@@ -31,8 +31,8 @@ class Body(Protocol):
         ...
 
 
-def parse_body(request: Request) -> "Body | str":
-    """The body's form, or what is wrong with it: a sentence for the caller."""
+def parse_body(request: Request, depth: int) -> "Body | str":
+    """The body's form, or what is wrong with it: a sentence for the caller. `depth`: how deep JSON may be nested."""
     raw = request.body
     content_types = [value for name, value in request.headers if name == b"content-type"]
     if len(content_types) > 1:
@@ -43,16 +43,36 @@ def parse_body(request: Request) -> "Body | str":
         return _parse_multipart(_parameter(b"boundary", content_type), raw)
     if not raw:
         return OpaqueBody(raw)
+    members = None
     try:
         members = _members.decode(raw)
     except msgspec.ValidationError:
-        return OpaqueBody(raw)  # JSON, but not an object
+        pass  # JSON, but not an object
     except (msgspec.DecodeError, UnicodeError, RecursionError):
         return "The request body is not valid JSON." if not kind or b"json" in kind else OpaqueBody(raw)
+    if _is_deeper(raw, depth):
+        return "The request body is nested too deeply."
+    if members is None:
+        return OpaqueBody(raw)
     # Go's decoder, for one, does not care about the case of names.
     if "model" in map(str.lower, members.keys() - _MODEL):
         return "The request body names its model in another case than 'model'."
     return JsonBody(raw, members)
+
+
+_STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
+_PAIR = re.compile(rb"\[\]|\{\}")
+_NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+
+
+def _is_deeper(json: bytes, depth: int) -> bool:
+    """Whether lists and objects in valid JSON are nested deeper than this."""
+    if json.count(b"{") + json.count(b"[") <= depth:
+        return False  # as nearly always
+    brackets = _STRING.sub(b"", json).translate(None, _NO_BRACKETS)
+    for _ in range(depth):  # The innermost ones are pairs, and go.
+        brackets = _PAIR.sub(b"", brackets)
+    return bool(brackets)
 
 
 @attrs.frozen

@@ -11,11 +11,14 @@ import attrs
 
 from onwards_core._values import (
     Boolean,
+    Certificate,
     ClientKey,
     FieldValue,
     FieldValueStart,
+    JsonDepth,
     PositiveInteger,
     PositiveNumber,
+    PrivateKey,
     ProviderKey,
     ProxyUrl,
     RequestFieldName,
@@ -64,6 +67,24 @@ class ConcurrencyLimit:
 
 
 @attrs.frozen(kw_only=True)
+class TimeoutsConfig:
+    """How long a provider may take: seconds. What is left out is the pool's, or else the default."""
+
+    connect: PositiveNumber | None = _field("Until a connection stands, TLS and proxy included; 10 by default.", None)
+    idle: PositiveNumber | None = _field("Between two pieces of an answer; 300 by default.", None)
+
+
+@attrs.frozen(kw_only=True)
+class TlsConfig:
+    """How connections to a provider are secured. Certificates and keys are PEM texts."""
+
+    ca: Certificate | None = _field("The only authorities to trust; the system's if left out.", None)
+    certificate: Certificate | None = _field("Shown to the provider, with what signed it.", None)
+    key: PrivateKey | None = _field("That certificate's private key.", None)
+    insecure_skip_verification: Boolean = _field("Trust anyone who answers. The credential may go anywhere.", False)
+
+
+@attrs.frozen(kw_only=True)
 class ProviderConfig:
     """One upstream service."""
 
@@ -81,6 +102,9 @@ class ProviderConfig:
     sanitize_response: Boolean = _field("Strip its answers to OpenAI's schema.", False)
     http2: Boolean = _field("Speak HTTP/2 to it where it can.", False)
     proxy: ProxyUrl | None = _field("Reach it through this http or socks5 proxy.", None)
+    request_timeout_secs: PositiveNumber | None = _field("How long the head of its answer may take; no limit.", None)
+    timeouts: TimeoutsConfig | None = _field("How long other things may take.", None)
+    tls: TlsConfig | None = _field("How connections to it are secured, other than by the system's defaults.", None)
 
 
 @attrs.frozen(kw_only=True)
@@ -115,6 +139,9 @@ class PoolConfig:
         "In which order the providers are tried.", Strategy.WEIGHTED_RANDOM
     )
     sanitize_response: Boolean = _field("Strip all its providers' answers to OpenAI's schema.", False)
+    request_timeout_secs: PositiveNumber | None = _field("For providers that do not say otherwise.", None)
+    timeouts: TimeoutsConfig | None = _field("For providers that do not say otherwise.", None)
+    tls: TlsConfig | None = _field("For providers that do not say otherwise.", None)
 
 
 @attrs.frozen(kw_only=True)
@@ -134,6 +161,31 @@ class AuthConfig:
     key_definitions: dict[Text, KeyDefinition] | None = _field("Names for keys that have limits.", None)
 
 
+@attrs.frozen(kw_only=True)
+class HttpPoolConfig:
+    """Connections that are kept for the next request."""
+
+    max_idle_per_host: PositiveInteger = _field("How many, for each origin.", 100)
+    idle_timeout_secs: PositiveNumber = _field("How long one may wait.", 90)
+
+
+@attrs.frozen(kw_only=True)
+class ServerConfig:
+    """What clients may take up. Beyond it they are refused."""
+
+    head_bytes: PositiveInteger = _field("Of a request's head.", 65_536)
+    head_fields: PositiveInteger = _field("Header fields of a request.", 200)
+    body_bytes: PositiveInteger = _field("Of a request's body.", 67_108_864)
+    body_memory_bytes: PositiveInteger = _field("Of all bodies that are held at a time.", 1_073_741_824)
+    json_depth: JsonDepth = _field("How deep lists and objects in a JSON body may be nested.", 128)
+    head_timeout_secs: PositiveNumber = _field("For a request's head, from its first byte.", 15)
+    body_timeout_secs: PositiveNumber = _field("Without a byte in the middle of a body.", 30)
+    idle_timeout_secs: PositiveNumber = _field("Until a connection's first or next request begins.", 75)
+    requests_per_connection: PositiveInteger | None = _field("Until a connection is closed; no limit.", None)
+    connections: PositiveInteger = _field("In all.", 10_000)
+    connections_per_address: PositiveInteger | None = _field("From one address; no limit.", None)
+
+
 Target: TypeAlias = PoolConfig | list[TargetConfig] | TargetConfig
 
 
@@ -143,6 +195,8 @@ class ConfigFile:
 
     targets: dict[Text, Target] = _field("Aliases, the names that clients put in `model`.")
     auth: AuthConfig | None = _field("Clients' keys.", None)
+    server: ServerConfig = _field("What clients may take up.", factory=ServerConfig)
+    http_pool: HttpPoolConfig = _field("Connections to providers that are kept.", factory=HttpPoolConfig)
 
 
 @attrs.frozen(kw_only=True)

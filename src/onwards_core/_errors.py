@@ -26,6 +26,7 @@ _CATALOGUE = {
     "internal_error": (500, _INTERNAL, "The gateway failed to handle the request."),
     "bad_gateway": (502, _INTERNAL, "No provider for this model gave a usable answer."),
     "service_unavailable": (503, _INTERNAL, "The model is not available at the moment."),
+    "overloaded": (503, _INTERNAL, "The gateway has too much to do. Try again shortly."),
     "gateway_timeout": (504, _INTERNAL, "The provider for this model took too long to answer."),
 }
 
@@ -51,6 +52,11 @@ def error(
         headers=[(b"content-type", b"application/json"), *headers],
         body=envelope(message or default, type, code, param),
     )
+
+
+def overloaded() -> Respond:
+    """The answer where a limit of the gateway's own resources is reached, which passes soon."""
+    return error("overloaded", headers=[(b"retry-after", b"1"), (b"retry-after-ms", b"1000")])
 
 
 def upstream_error(status: int) -> bytes:

@@ -10,12 +10,12 @@ import attrs
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order received; names in lower case, values without outer white space."""
 
-FailureReason: TypeAlias = Literal["connect", "timeout", "reset", "protocol", "too_large"]
+FailureReason: TypeAlias = Literal["connect", "timeout", "reset", "protocol", "too_large", "no_memory"]
 """Why there is no (complete) answer.
 
 `connect`: no connection could be made, TLS included. `timeout`: a deadline passed. `reset`: the provider
 closed or reset the connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over
-its limit.
+its limit. `no_memory`: the driver can't hold a collected body at the moment.
 """
 
 

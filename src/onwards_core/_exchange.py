@@ -31,10 +31,18 @@ from types import TracebackType
 from typing import Self, assert_never
 
 from onwards_core._actions import Action, CollectBody, Respond, SendUpstream, StreamThrough
-from onwards_core._admission import Admission, check, refused
+from onwards_core._admission import Admission, check, refused, screen
 from onwards_core._decoding import MAX_DECODED, CannotDecode, decoder
-from onwards_core._errors import error, upstream_error
-from onwards_core._events import BodyCollected, Event, Headers, Request, UpstreamFailed, UpstreamResponded
+from onwards_core._errors import error, overloaded, upstream_error
+from onwards_core._events import (
+    BodyCollected,
+    Event,
+    FailureReason,
+    Headers,
+    Request,
+    UpstreamFailed,
+    UpstreamResponded,
+)
 from onwards_core._fallback import provider_order
 from onwards_core._ledger import Ledger, Permit, Refusal
 from onwards_core._record import Attempt, Record
@@ -89,6 +97,13 @@ class Gateway:
         record = record or Record.of(request, now)
         admission = check(request, record, self.snapshot, self.ledger, now)
         return Exchange(request, record, admission, self.ledger, self._random)
+
+    def screen(self, head: Request, now: float) -> Respond | None:
+        """The answer to a request that need not be read any further: `head` is all of it but the body.
+
+        None: read the body, then `admit` it. Takes no permits.
+        """
+        return screen(head, self.snapshot, self.ledger, now)
 
 
 class Exchange:
@@ -159,7 +174,7 @@ class Exchange:
                 may_retry = self._state is _State.SENDING and self._pool.fallback.enabled
                 if may_retry and (action := self._try_next(now)):
                     return action
-                return self._end(error("gateway_timeout" if event.reason == "timeout" else "bad_gateway"))
+                return self._end(_failure(event.reason))
             case BodyCollected():
                 self._expect(_State.COLLECTING)
                 return self._collected(event.body)
@@ -256,6 +271,16 @@ class Exchange:
 
     def _created(self) -> int:
         return int(self._request.received)
+
+
+def _failure(reason: FailureReason) -> Respond:
+    match reason:
+        case "timeout":
+            return error("gateway_timeout")
+        case "no_memory":
+            return overloaded()
+        case _:
+            return error("bad_gateway")
 
 
 def _content_encoding(headers: Headers) -> bytes | None:

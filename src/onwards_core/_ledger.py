@@ -97,18 +97,11 @@ class Ledger:
 
     def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
         """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
+        refusal = self.refusal(limits, now)
+        if refusal is not None:
+            return refusal
         full_at, held = self._full_at, self._held
         at = round(now * _SECOND)
-        wait = 0
-        for limit in limits:
-            if limit.rate:
-                wait = max(wait, full_at.get(limit.bucket, at) - at - limit.rate.slack)
-        if wait > 0:
-            return Refusal("rate_limit", wait / _SECOND)
-        for limit in limits:
-            if limit.permits is not None and held.get(limit.identity, 0) >= limit.permits:
-                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
-
         identities = []
         for limit in limits:
             identity = limit.identity
@@ -118,6 +111,20 @@ class Ledger:
             if limit.rate:
                 full_at[limit.bucket] = max(full_at.get(limit.bucket, at), at) + limit.rate.interval
         return Permit(held, identities)
+
+    def refusal(self, limits: Sequence[Limit], now: float) -> Refusal | None:
+        """Why `acquire` would refuse now."""
+        at = round(now * _SECOND)
+        wait = 0
+        for limit in limits:
+            if limit.rate:
+                wait = max(wait, self._full_at.get(limit.bucket, at) - at - limit.rate.slack)
+        if wait > 0:
+            return Refusal("rate_limit", wait / _SECOND)
+        for limit in limits:
+            if limit.permits is not None and self._held.get(limit.identity, 0) >= limit.permits:
+                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
+        return None
 
     def permits_out(self, identity: str | None = None) -> int:
         """How many permits are held, of one identity or in all."""

@@ -49,7 +49,7 @@ def _read(raw: bytes, resolve_secret: ResolveSecret) -> Config | tuple[str, ...]
         return (str(error),)
     except RecursionError:
         return ("expected a config, got lists or objects that are nested too deeply",)
-    return Config(targets=file.targets, auth=file.auth, warnings=tuple(_warnings(document, file)))
+    return Config(**attrs.asdict(file, recurse=False), warnings=tuple(_warnings(document, file)))
 
 
 # JSON

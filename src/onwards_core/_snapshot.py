@@ -6,6 +6,7 @@ A `Snapshot` is immutable; a reload makes a new one. Exchanges under way keep th
 import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
+from typing import Final
 
 import attrs
 
@@ -14,18 +15,25 @@ from onwards_core._config import (
     ConcurrencyLimit,
     Config,
     FallbackConfig,
+    HttpPoolConfig,
     PoolConfig,
     ProviderConfig,
     RateLimit,
+    ServerConfig,
     Strategy,
     Target,
     TargetConfig,
+    TimeoutsConfig,
+    TlsConfig,
 )
 from onwards_core._fallback import FallbackPolicy
 from onwards_core._keys import KeyHasher, KeyLimits, KeySet
 from onwards_core._ledger import Limit, Rate
 from onwards_core._url import Url
 from onwards_core._values import Secret
+
+CONNECT_TIMEOUT: Final = 10.0
+IDLE_TIMEOUT: Final = 300.0
 
 
 @attrs.frozen(eq=False)
@@ -50,6 +58,15 @@ class Provider:
     http2: bool
     proxy: str | None = attrs.field(repr=False)
     """The proxy's URL, which may hold credentials."""
+    tls: TlsConfig | None
+    """None: as the system has it."""
+    connect_timeout: float
+    """Seconds for everything that comes before the request: TCP, TLS, proxy."""
+    head_timeout: float | None
+    """Seconds from the request to the head of the answer; None: models may think as long as they want."""
+    idle_timeout: float
+    """Seconds between two pieces of an answer."""
+    http_pool: HttpPoolConfig
 
 
 @attrs.frozen(eq=False)
@@ -78,7 +95,12 @@ class Snapshot:
     pools: Mapping[str, Pool]
     key_limits: Mapping[bytes, KeyLimits] = attrs.field(repr=False)
     """What key definitions say, by the key's digest."""
+    known_keys: frozenset[bytes] = attrs.field(repr=False)
+    """Digests of all keys that open anything."""
+    open_to_all: bool
+    """Whether there are pools that need no key."""
     hasher: KeyHasher
+    server: ServerConfig
     created: int
     """What the models list reports, in seconds of Unix time."""
 
@@ -105,8 +127,11 @@ class Snapshot:
                 return None
             return KeySet(digests(keys or ()), shared)
 
+        pools = {
+            alias: _pool(alias, _as_pool(target), key_set, config.http_pool) for alias, target in config.targets.items()
+        }
         return cls(
-            pools={alias: _pool(alias, _as_pool(target), key_set) for alias, target in config.targets.items()},
+            pools=pools,
             key_limits={
                 defined[name]: KeyLimits(
                     name,
@@ -114,7 +139,10 @@ class Snapshot:
                 )
                 for name, definition in definitions.items()
             },
+            known_keys=shared.union(*(pool.keys.own for pool in pools.values() if pool.keys)),
+            open_to_all=any(pool.keys is None for pool in pools.values()),
             hasher=hasher,
+            server=config.server,
             created=created,
         )
 
@@ -127,7 +155,12 @@ def _as_pool(target: Target) -> PoolConfig:
     return PoolConfig(providers=list(targets), keys=targets[0].keys if targets else None)
 
 
-def _pool(alias: str, config: PoolConfig, key_set: Callable[[Iterable[Secret] | None], KeySet | None]) -> Pool:
+def _pool(
+    alias: str,
+    config: PoolConfig,
+    key_set: Callable[[Iterable[Secret] | None], KeySet | None],
+    http_pool: HttpPoolConfig,
+) -> Pool:
     fallback = config.fallback or FallbackConfig()
     hosts = Counter(provider.url.host for provider in config.providers)
     numbers: Counter[str] = Counter()
@@ -139,7 +172,7 @@ def _pool(alias: str, config: PoolConfig, key_set: Callable[[Iterable[Secret] | 
         label = f"{host}#{numbers[host]}" if hosts[host] > 1 else host
         identity = _provider_identity(alias, provider)
         copies[identity] += 1
-        providers.append(_provider(label, f"{identity} {copies[identity]}", provider, config))
+        providers.append(_provider(label, f"{identity} {copies[identity]}", provider, config, http_pool))
     return Pool(
         alias=alias,
         keys=key_set(config.keys),
@@ -158,10 +191,13 @@ def _provider_identity(alias: str, config: ProviderConfig) -> str:
     return f"provider {digest.hexdigest()}"
 
 
-def _provider(label: str, identity: str, config: ProviderConfig, pool: PoolConfig) -> Provider:
+def _provider(
+    label: str, identity: str, config: ProviderConfig, pool: PoolConfig, http_pool: HttpPoolConfig
+) -> Provider:
     url = config.url
     prefix = "Bearer " if config.upstream_auth_header_prefix is None else config.upstream_auth_header_prefix
     headers = {**(pool.response_headers or {}), **(config.response_headers or {})}
+    own, shared = config.timeouts or TimeoutsConfig(), pool.timeouts or TimeoutsConfig()
     return Provider(
         label=label,
         url=url,
@@ -174,6 +210,11 @@ def _provider(label: str, identity: str, config: ProviderConfig, pool: PoolConfi
         response_headers={name.lower().encode("ascii"): value.encode("latin-1") for name, value in headers.items()},
         http2=config.http2,
         proxy=config.proxy.reveal() if config.proxy else None,
+        tls=config.tls or pool.tls,
+        connect_timeout=own.connect or shared.connect or CONNECT_TIMEOUT,
+        head_timeout=config.request_timeout_secs or pool.request_timeout_secs,
+        idle_timeout=own.idle or shared.idle or IDLE_TIMEOUT,
+        http_pool=http_pool,
     )
 
 

@@ -180,15 +180,15 @@ def _positive_number(value: Any) -> float:
     return float(value)
 
 
-def _integer(least: int) -> Kind:
+def _integer(least: int, most: int = _LARGEST) -> Kind:
     def parse(value: Any) -> int:
         if not _is_integer(value) or value < least:
             raise Wrong(f"an integer ≥ {least}", _shown(value))
-        if value > _LARGEST:
-            raise Wrong(f"an integer ≤ {_LARGEST}", _shown(value))
+        if value > most:
+            raise Wrong(f"an integer ≤ {most}", _shown(value))
         return int(value)
 
-    return Kind(parse, {"type": "integer", "minimum": least, "maximum": _LARGEST})
+    return Kind(parse, {"type": "integer", "minimum": least, "maximum": most})
 
 
 def _is_integer(value: Any) -> bool:
@@ -273,6 +273,14 @@ def _check_provider_key(text: str) -> None:
         raise ValueError("able to stand in a header, without spaces around it")
 
 
+def _pem(label: str) -> Callable[[str], None]:
+    def check(text: str) -> None:
+        if not re.search(rf"^-----BEGIN {label}-----$", text, re.MULTILINE):
+            raise ValueError(f"a PEM text with a {label.rsplit(maxsplit=1)[-1].lower()}")
+
+    return check
+
+
 # The kinds, as types for attrs fields
 
 Text = Annotated[str, Kind(_text, {"type": "string"})]
@@ -280,6 +288,7 @@ Boolean = Annotated[bool, Kind(_boolean, {"type": "boolean"})]
 PositiveNumber = Annotated[float, Kind(_positive_number, {"type": "number", "minimum": _SLOWEST})]
 PositiveInteger = Annotated[int, _integer(1)]
 Weight = Annotated[int, _integer(0)]
+JsonDepth = Annotated[int, _integer(1, 500)]  # what reads JSON has a limit of its own, not far above
 StatusPattern = Annotated[
     int,
     Kind(
@@ -297,3 +306,5 @@ UrlField = Annotated[
 ClientKey = Annotated[Secret, SecretKind(_check_client_key)]
 ProviderKey = Annotated[Secret, SecretKind(_check_provider_key, optional=True)]
 ProxyUrl = Annotated[Secret, SecretKind(check_proxy)]
+Certificate = Annotated[Secret, SecretKind(_pem("CERTIFICATE"))]
+PrivateKey = Annotated[Secret, SecretKind(_pem("(?:[A-Z]+ )*PRIVATE KEY"))]

@@ -77,6 +77,9 @@ def _serve(args: argparse.Namespace) -> int:
         metrics_port=args.metrics_port,
         metrics_prefix=args.metrics_prefix,
         http_codec=args.http_codec,
+        tls_cert=args.tls_cert,
+        tls_key=args.tls_key,
+        tls_client_ca=args.tls_client_ca,
         drain_seconds=args.drain_seconds,
     )
     trio.run(serve, options)
@@ -170,6 +173,15 @@ def _parser() -> argparse.ArgumentParser:
         default="onwards",
         metavar="PREFIX",
         help="what metric names begin with (%(default)s)",
+    )
+    _setting(serve, "--tls-cert", type=Path, metavar="FILE", help="serve HTTPS with this certificate chain (HTTP)")
+    _setting(serve, "--tls-key", type=Path, metavar="FILE", help="its private key (in the same file)")
+    _setting(
+        serve,
+        "--tls-client-ca",
+        type=Path,
+        metavar="FILE",
+        help="admit only clients with a certificate that was signed by one of these (all)",
     )
     _setting(
         serve,

@@ -18,52 +18,59 @@ from typing import Final, TypeAlias, assert_never
 import attrs
 import trio
 
-from onwards_core import Record, Request, Respond, error
+from onwards_core import Record, Request, Respond, ServerConfig, error, overloaded
 from onwards_trio._fault import log_fault
 from onwards_trio._reply import ClientGone, Reply
 from onwards_trio._tcp import TcpStream
 from onwards_trio._wire import Malformed, RequestHead, ServerCodec, ServerEvent, Signal
 
-BODY_LIMIT: Final = 64 * 1024 * 1024
-"""Bytes of a request's body. It is held in memory, because a fallback sends it again."""
-
-IDLE_TIME: Final = 75.0
-"""Seconds until a request begins."""
-HEAD_TIME: Final = 15.0
-"""Seconds for a request's head, from its first byte."""
-BODY_TIME: Final = 30.0
-"""Seconds without a byte in the middle of a body."""
 REFUSAL_TIME: Final = 5.0
 """Seconds that a client gets to take an answer that came before the end of its request."""
 
+Screen: TypeAlias = Callable[[Request], Respond | None]
+"""The answer to a request whose body need not be read; it gets all of it but the body."""
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
 """Answers one request. It is cancelled when the client leaves, and lets `ClientGone` pass."""
+
+
+class Memory:
+    """How many bytes of bodies all connections hold together."""
+
+    def __init__(self) -> None:
+        self.used = 0
+
+
+@attrs.frozen
+class Service:
+    """What a connection serves."""
+
+    handle: Handler
+    screen: Screen = lambda _: None
+    observe: Callable[[Record], None] = lambda _: None
+    """Gets the record of each request once that is answered, or its client gone."""
+    limits: ServerConfig = attrs.field(factory=ServerConfig)
+    memory: Memory = attrs.field(factory=Memory)
+    scheme: str = "http"
 
 
 class Connection:
     """Call `run`, once. `drain` makes it end as soon as no request is under way, `cancel` at once.
 
-    codec: of its own. observe: gets the record of each request.
+    codec: of its own.
     """
 
-    def __init__(
-        self,
-        stream: TcpStream,
-        codec: ServerCodec,
-        handle: Handler,
-        observe: Callable[[Record], None],
-        *,
-        draining: bool = False,
-    ) -> None:
+    def __init__(self, stream: TcpStream, codec: ServerCodec, service: Service, *, draining: bool = False) -> None:
         self.reply: Reply | None = None
         """The one that is under way."""
         self.deadline = math.inf
         """In Trio's time."""
         self._stream = stream
         self._codec = codec
-        self._handle = handle
-        self._observe = observe
+        self._service = service
+        self._limits = service.limits
         self._draining = draining
+        self._served = 0
+        self._held = 0  # bytes of the memory for bodies
         self._idle = False
         self._client_left = False
         self._scope = trio.CancelScope()
@@ -99,12 +106,18 @@ class Connection:
 
     async def _serve_request(self) -> bool:
         """Read one request and answer it. False: there can't be another one on this connection."""
-        head = await self._read_head()
+        try:
+            return await self._serve(await self._read_head())
+        finally:
+            self._service.memory.used -= self._held
+            self._held = 0
+
+    async def _serve(self, head: ServerEvent) -> bool:
         match head:
             case RequestHead():
+                self._served += 1
                 body = await self._read_body(head)
-                whole = body if isinstance(body, bytes) else b""
-                request = Request(head.method, head.target, head.headers, whole, received=time.time())
+                request = self._request(head, body if isinstance(body, bytes) else b"")
                 reply = self._new_reply(Record.of(request, trio.current_time()), http_1_0=head.http_1_0)
                 if not isinstance(body, bytes):
                     await self._refuse(reply, body)
@@ -119,19 +132,22 @@ class Connection:
             case _:
                 assert_never(head)
 
+    def _request(self, head: RequestHead, body: bytes = b"") -> Request:
+        return Request(head.method, head.target, head.headers, body, scheme=self._service.scheme, received=time.time())
+
     # Requests in
 
     async def _read_head(self) -> ServerEvent:
         if self._codec.buffered:
             await trio.lowlevel.checkpoint()  # Requests in a row are not to hold up other connections.
         else:
-            self.deadline = trio.current_time() + IDLE_TIME
+            self.deadline = trio.current_time() + self._limits.idle_timeout_secs
             self._idle = True
             self._codec.receive(await self._receive())
             self._idle = False
         event = self._codec.next_event()
         if event is Signal.NEED_DATA:
-            self.deadline = trio.current_time() + HEAD_TIME
+            self.deadline = trio.current_time() + self._limits.head_timeout_secs
             while event is Signal.NEED_DATA:
                 self._codec.receive(await self._receive())
                 event = self._codec.next_event()
@@ -141,27 +157,48 @@ class Connection:
         """The body, or why it is not worth reading any further."""
         if self._draining:
             return error("service_unavailable", "The gateway is shutting down.")
-        if head.content_length is not None and head.content_length > BODY_LIMIT:
+        if head.content_length is not None and head.content_length > self._limits.body_bytes:
             return error("payload_too_large")
-        if head.expects_continue and not self._codec.buffered:
-            with suppress(trio.BrokenResourceError):  # Reading will tell.
-                await self._stream.send_all(self._codec.continue_100())
+        waited = False
         pieces: list[bytes] = []
         size = 0
         while True:
             match event := self._codec.next_event():
                 case bytes():
                     size += len(event)
-                    if size > BODY_LIMIT:
+                    if size > self._limits.body_bytes:
                         return error("payload_too_large")
+                    if not self._hold(len(event)):
+                        return overloaded()
                     pieces.append(event)
                 case Signal.NEED_DATA:
-                    self.deadline = trio.current_time() + BODY_TIME
+                    if not waited:
+                        waited = True
+                        if refusal := await self._before_body(head):
+                            return refusal
+                    self.deadline = trio.current_time() + self._limits.body_timeout_secs
                     self._codec.receive(await self._receive())
                 case Malformed():
                     return event
                 case _:
                     return pieces[0] if len(pieces) == 1 else b"".join(pieces)
+
+    async def _before_body(self, head: RequestHead) -> Respond | None:
+        """A body that has to be waited for is worth it only if the request is not refused anyway."""
+        refusal = self._service.screen(self._request(head))
+        if refusal is None and head.expects_continue and not self._codec.buffered:
+            with suppress(trio.BrokenResourceError):  # Reading will tell.
+                await self._stream.send_all(self._codec.continue_100())
+        return refusal
+
+    def _hold(self, size: int) -> bool:
+        """Whether so many more bytes may be held until this request has its answer."""
+        memory = self._service.memory
+        if memory.used + size > self._limits.body_memory_bytes:
+            return False
+        memory.used += size
+        self._held += size
+        return True
 
     async def _receive(self) -> bytes:
         """What the client sent, `b""` when it has closed."""
@@ -173,10 +210,11 @@ class Connection:
     # Answers out
 
     def _new_reply(self, record: Record, *, http_1_0: bool = False) -> Reply:
-        return Reply(self._stream, self._codec, record, http_1_0=http_1_0, last=self._is_last)
+        return Reply(self._stream, self._codec, record, http_1_0=http_1_0, last=self._is_last, hold=self._hold)
 
     def _is_last(self) -> bool:
-        return self._draining
+        most = self._limits.requests_per_connection
+        return self._draining or (most is not None and self._served >= most)
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         self.deadline = math.inf  # How long an answer may take is not the client's matter.
@@ -194,7 +232,7 @@ class Connection:
 
     async def _run_handler(self, request: Request, reply: Reply) -> None:
         try:
-            await self._handle(request, reply)
+            await self._service.handle(request, reply)
         except ClientGone:
             pass
         except Exception as fault:  # noqa: BLE001  # A bug ends the request that met it, and no other.
@@ -224,4 +262,4 @@ class Connection:
 
     def _end(self, reply: Reply) -> None:
         reply.close()
-        self._observe(reply.record)
+        self._service.observe(reply.record)

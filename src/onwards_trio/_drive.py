@@ -18,7 +18,7 @@ from onwards_core import (
     UpstreamFailed,
     UpstreamResponded,
 )
-from onwards_trio._connection import Handler
+from onwards_trio._connection import Handler, Screen
 from onwards_trio._reply import Reply
 from onwards_trio._upstream import Answer, Transport, UpstreamError
 
@@ -31,6 +31,11 @@ def forward(gateway: Gateway, transport: Transport) -> Handler:
         await drive(exchange, transport, reply)
 
     return handle
+
+
+def screening(gateway: Gateway) -> Screen:
+    """For the same `Server`: refuses what can be refused before its body is read."""
+    return lambda head: gateway.screen(head, trio.current_time())
 
 
 async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
@@ -55,7 +60,7 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
                             event = UpstreamResponded(answer.status, answer.headers)
                     case CollectBody():
                         assert answer is not None  # as for the next action
-                        event = await _collect(answer, action.limit)
+                        event = await _collect(answer, action.limit, reply)
                     case StreamThrough():
                         assert answer is not None
                         reply.start(action.status, action.headers)
@@ -74,7 +79,7 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
             await answer.aclose()
 
 
-async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed:
+async def _collect(answer: Answer, limit: int, reply: Reply) -> BodyCollected | UpstreamFailed:
     pieces, size = [], 0
     try:
         while not answer.ended:
@@ -82,6 +87,8 @@ async def _collect(answer: Answer, limit: int) -> BodyCollected | UpstreamFailed
             size += len(data)
             if size > limit:
                 return UpstreamFailed("too_large")
+            if not reply.hold(len(data)):
+                return UpstreamFailed("no_memory")
             pieces.append(data)
     except UpstreamError as error:
         return UpstreamFailed(error.reason)

@@ -2,12 +2,15 @@
 
 import logging
 import os
+import ssl
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Final
 
-from onwards_core import Config, Snapshot, load_config
+from onwards_core import Config, ConfigError, PoolConfig, ProviderConfig, Snapshot, TlsConfig, load_config
+from onwards_trio._tls import provider_context
 
-SECRET_LIMIT: Final = 64 * 1024
+SECRET_LIMIT: Final = 1024 * 1024
 """Bytes of a file with a secret. What is longer holds something else."""
 
 _log = logging.getLogger("onwards.config")
@@ -27,7 +30,11 @@ def load_file(path: Path) -> Config:
         except KeyError:
             raise LookupError(f"the environment variable {name} is not set") from None
 
-    return load_config(path.read_bytes(), resolve)
+    config = load_config(path.read_bytes(), resolve)
+    problems = tuple(_tls_problems(config))
+    if problems:
+        raise ConfigError(problems)
+    return config
 
 
 def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
@@ -36,7 +43,29 @@ def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
     config = load_file(path)
     for warning in config.warnings:
         _log.warning("%s: %s", path, warning)
+    for alias, tls in _tls_settings(config):
+        if tls.insecure_skip_verification:
+            _log.warning("%s: targets.%s: providers may be anyone, their certificates are not verified", path, alias)
     return Snapshot.compile(config, hash_key=hash_key, created=created)
+
+
+def _tls_problems(config: Config) -> Iterator[str]:
+    """What is wrong with certificates and keys, which only OpenSSL can say."""
+    for alias, tls in _tls_settings(config):
+        try:
+            provider_context(tls, "http/1.1")
+        except ssl.SSLError as error:
+            yield f"targets.{alias}: OpenSSL refuses the tls settings: {error.reason or error}"
+
+
+def _tls_settings(config: Config) -> Iterator[tuple[str, TlsConfig]]:
+    for alias, target in config.targets.items():
+        parts: Sequence[PoolConfig | ProviderConfig] = target if isinstance(target, list) else [target]
+        if isinstance(target, PoolConfig):
+            parts = [target, *target.providers]
+        for tls in dict.fromkeys(part.tls for part in parts):
+            if tls is not None:
+                yield alias, tls
 
 
 def _read_secret(path: Path) -> str:

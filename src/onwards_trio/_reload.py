@@ -1,26 +1,15 @@
-"""Keeps a gateway under the config that its file holds.
+"""Keeps a gateway under the config that its file holds."""
 
-The file is looked at four times a second: first its status, then, if that changed, a hash of its contents. That costs
-nothing, and sees files that are written in place, renamed over, or swapped by a symlink further up, alike.
-"""
-
-import hashlib
 import logging
-import stat
-import time
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Final
 
 import trio
 
 from onwards_core import ConfigError, Gateway
 from onwards_trio._load import load_snapshot
-
-INTERVAL: Final = 0.25
-"""Seconds between two looks."""
-
-_TICK: Final = 2.0  # seconds: the coarsest clock of a file system in use
+from onwards_trio._watch import INTERVAL, WatchedFile
 
 _log = logging.getLogger("onwards.config")
 
@@ -37,11 +26,11 @@ class Reloader:
     def __init__(self, path: Path, hash_key: bytes) -> None:
         self._path = path
         self._hash_key = hash_key
-        self._status: tuple[int, ...] | None = None
-        self._contents: bytes | None = None
-        self._missing = True  # Nothing to warn of yet: the first load says why the file can't be read.
+        self._file = WatchedFile(path)
+        self._missing = False
         self._one_at_a_time = trio.Lock()
-        self._changed()
+        with suppress(OSError):  # The first load says why it can't be read.
+            self._file.changed()
 
     async def watch(self, gateway: Gateway) -> None:
         """Reload whenever the file changed. Never returns."""
@@ -61,7 +50,7 @@ class Reloader:
                 _log.error("config not reloaded: the one from before stays in force")
             except OSError as error:
                 _log.error("config not reloaded: %s: %s", self._path, error.strerror)
-                self._status = self._contents = None  # It is gone again: should it come back, it is new.
+                self._file.forget()  # It is gone again: should it come back, it is new.
             else:
                 gateway.snapshot = snapshot
                 gateway.ledger.prune(trio.current_time())
@@ -70,20 +59,11 @@ class Reloader:
     def _changed(self) -> bool:
         """Whether the file holds something else than the last time it was looked at. A missing one did not change."""
         try:
-            found = self._path.stat()
-            status = (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
-            # A pipe can be read once, and that is for the first load.
-            if status == self._status or not stat.S_ISREG(found.st_mode):
-                return False
-            contents = hashlib.sha256(self._path.read_bytes()).digest()
+            changed = self._file.changed()
         except OSError as error:
             if not self._missing:
                 _log.warning("%s: %s; the config stays in force", self._path, error.strerror)
             self._missing = True
             return False
         self._missing = False
-        # Two writes within a tick of the file system's clock can look alike.
-        self._status = status if time.time() - found.st_ctime > _TICK else None
-        changed = contents != self._contents
-        self._contents = contents
         return changed

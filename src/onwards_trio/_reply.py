@@ -27,8 +27,11 @@ class Reply:
         *,
         http_1_0: bool = False,
         last: Callable[[], bool] = lambda: False,
+        hold: Callable[[int], bool] = lambda _: True,
     ) -> None:
         self.record = record
+        self.hold = hold
+        """Asks whether so many more bytes of bodies may be held in memory until the answer is over."""
         self.client_gone = False
         self.begun = False
         self.needs_reset = False

@@ -13,12 +13,13 @@ import trio
 
 from onwards_core import Gateway, Record
 from onwards_trio._admin import admin
-from onwards_trio._drive import forward
+from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metrics import Metrics
 from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
+from onwards_trio._server_tls import ServerTls
 from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
@@ -44,6 +45,11 @@ class Options:
     metrics_prefix: str = "onwards"
     http_codec: str | None = None
     """`httptools` or `h11`; None: the first of them that is installed."""
+    tls_cert: Path | None = None
+    """The certificate chain to show to clients. None: they speak plain HTTP."""
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    """Who has to have signed the certificates that clients then have to show."""
     drain_seconds: float = 30.0
     """How long requests under way may take to finish when the process has been told to stop."""
 
@@ -58,6 +64,7 @@ async def serve(options: Options) -> None:
     hash_key = os.urandom(32)
     reloader = Reloader(options.config, hash_key)
     gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
+    tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     # What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000
     # requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles.
@@ -74,13 +81,23 @@ async def serve(options: Options) -> None:
             metrics.observe(record)
             log_record(record)
 
-        server = Server(forward(gateway, transport), observe=observe, drain_seconds=options.drain_seconds, http=http)
+        server = Server(
+            forward(gateway, transport),
+            screen=screening(gateway),
+            observe=observe,
+            limits=lambda: gateway.snapshot.server,
+            drain_seconds=options.drain_seconds,
+            http=http,
+            tls=(lambda: tls.context) if tls else None,
+        )
         metrics = Metrics(options.metrics_prefix, server.under_way)
 
         async def obey_signals() -> None:
             async for number in signals:
                 if number == signal.SIGHUP:
                     nursery.start_soon(reloader.reload, gateway)
+                    if tls:
+                        tls.reload()
                 elif server.draining:
                     nursery.cancel_scope.cancel()
                 else:
@@ -90,11 +107,13 @@ async def serve(options: Options) -> None:
         nursery.start_soon(obey_signals)
         if options.watch:
             nursery.start_soon(reloader.watch, gateway)
+            if tls:
+                nursery.start_soon(tls.watch)
         if options.metrics:
             operators = Server(admin(metrics, lambda: not server.draining), http=http)
             nursery.start_soon(operators.serve, admin_listeners)
-            _announce("metrics on", admin_listeners)
-        _announce("listening on", listeners)
+            _announce("metrics on", "http", admin_listeners)
+        _announce("listening on", "https" if tls else "http", listeners)
         await server.serve(listeners)
         nursery.cancel_scope.cancel()
 
@@ -104,7 +123,7 @@ async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListe
     return [await opened.enter_async_context(listener) for listener in await open_listeners(host, port)]
 
 
-def _announce(what: str, listeners: list[TcpListener]) -> None:
+def _announce(what: str, scheme: str, listeners: list[TcpListener]) -> None:
     for listener in listeners:
         host, port = listener.socket.getsockname()[:2]
-        _log.info("%s http://%s:%d", what, f"[{host}]" if ":" in host else host, port)
+        _log.info("%s %s://%s:%d", what, scheme, f"[{host}]" if ":" in host else host, port)

@@ -1,23 +1,37 @@
 """Listeners, and the connections that came in through them, until they are drained."""
 
+import ipaddress
+import logging
+import math
 import socket
+import ssl
+from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final, TypeVar
 
+import attrs
 import trio
 
-from onwards_core import Record
-from onwards_trio._connection import Connection, Handler
+from onwards_core import Record, ServerConfig, overloaded
+from onwards_trio._connection import Connection, Handler, Screen, Service
 from onwards_trio._fault import log_fault
-from onwards_trio._tcp import TcpListener, TcpStream, open_tcp_listeners
+from onwards_trio._tcp import TcpListener, TcpStream, TlsStream, open_tcp_listeners
 from onwards_trio._wire._choose import Codecs, codecs
 
 SEND_STALL: Final = 120.0
 """Seconds that a client may take nothing of what is sent to it, where the system can watch over that."""
 
 
+HANDSHAKE_TIME: Final = 15.0
+"""Seconds for TLS to be set up with a client."""
+
 DEADLINE_GRAIN: Final = 1.0
 """Seconds that a connection may exceed its deadline."""
+
+_log = logging.getLogger("onwards.server")
+_WARNING_INTERVAL: Final = 60.0
+"""Seconds between two warnings of connections that are turned away."""
 
 
 async def open_listeners(host: str, port: int) -> list[TcpListener]:
@@ -44,24 +58,34 @@ class Server:
     """An HTTP/1.1 server: run `serve` in a task; `drain` ends it.
 
     handle: answers each request; see `forward`.
+    screen: refuses requests before their bodies are read; see `screening`.
     observe: gets the record of each request once that is answered, or its client gone.
+    limits: those that hold for the connections that come now.
     drain_seconds: how long requests under way may take to finish.
     http: what reads and writes HTTP.
+    tls: the context for the connections that come now; None: they are plain.
     """
 
     def __init__(
         self,
         handle: Handler,
         *,
+        screen: Screen = lambda _: None,
         observe: Callable[[Record], None] = lambda _: None,
+        limits: Callable[[], ServerConfig] = ServerConfig,
         drain_seconds: float = 30.0,
         http: Codecs | None = None,
+        tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.draining = False
-        self._handle = handle
-        self._observe = observe
+        self._limits = limits
         self._drain_seconds = drain_seconds
         self._http = http or codecs()
+        self._tls = tls
+        self._service = Service(handle, screen, observe, scheme="https" if tls else "http")
+        self._clients: Counter[str] = Counter()  # open connections by address
+        self._count = 0
+        self._warned = -math.inf
         self._accepting = trio.CancelScope()
         self._connections: set[Connection] = set()
 
@@ -88,14 +112,53 @@ class Server:
             connection.drain()
 
     async def _serve_connection(self, stream: TcpStream) -> None:
-        connection = Connection(stream, self._http.server(), self._handle, self._observe, draining=self.draining)
-        self._connections.add(connection)
+        limits = self._limits()
+        client = _address(stream)
+        most = limits.connections_per_address
+        if self._count >= limits.connections or (most is not None and self._clients[client] >= most):
+            self._turn_away(stream)
+            return
+        self._count += 1
+        self._clients[client] += 1
         try:
-            await connection.run()
+            await self._serve_stream(stream, limits)
         except Exception as fault:  # noqa: BLE001  # A bug ends the connection that met it, and no other.
             log_fault(fault)
         finally:
+            self._count -= 1
+            self._clients[client] -= 1
+            if not self._clients[client]:
+                del self._clients[client]
+
+    async def _serve_stream(self, stream: TcpStream, limits: ServerConfig) -> None:
+        if self._tls is not None:
+            secured = await _shake_hands(stream, self._tls())
+            if secured is None:
+                return
+            stream = secured
+        connection = Connection(
+            stream,
+            self._http.server(limits.head_bytes, limits.head_fields),
+            attrs.evolve(self._service, limits=limits),
+            draining=self.draining,
+        )
+        self._connections.add(connection)
+        try:
+            await connection.run()
+        finally:
             self._connections.remove(connection)
+
+    def _turn_away(self, stream: TcpStream) -> None:
+        """Say that there is no room, if that can be said at once."""
+        now = trio.current_time()
+        if now - self._warned >= _WARNING_INTERVAL:
+            self._warned = now
+            _log.warning("connections are turned away: %d are open", self._count)
+        if self._tls is None:
+            answer, codec = overloaded(), self._http.server(1, 1)
+            with suppress(trio.BrokenResourceError):
+                stream.send_nowait(codec.respond(answer.status, answer.headers, answer.body, close=True))
+        stream.close()
 
     async def _end_late_ones(self) -> None:
         """One task for the deadlines of all connections: a cancel scope for each step would cost far more."""
@@ -105,3 +168,23 @@ class Server:
             for connection in self._connections:
                 if connection.deadline <= now:
                     connection.cancel()
+
+
+def _address(stream: TcpStream) -> str:
+    """Whom a connection is from: an IPv4 address, or the network that an IPv6 one can be chosen from at will."""
+    try:
+        host = stream.socket.getpeername()[0]
+        address = ipaddress.ip_address(host)
+    except (OSError, ValueError, IndexError):  # It has left, or is no network connection.
+        return ""
+    return host if address.version == 4 else str(ipaddress.ip_network((host, 64), strict=False))
+
+
+async def _shake_hands(stream: TcpStream, context: ssl.SSLContext) -> TlsStream | None:
+    """None if the client can't, or does not in time."""
+    with trio.move_on_after(HANDSHAKE_TIME):
+        try:
+            return await TlsStream.start_server(stream, context)
+        except (OSError, trio.BrokenResourceError) as error:
+            _log.debug("a TLS handshake failed: %s", type(error).__name__)
+    return None

@@ -47,7 +47,7 @@ class TcpStream(trio.abc.HalfCloseableStream):
         while True:
             await self._input.wait()
             try:
-                data = self.socket.recv(size)
+                data = socket.socket.recv(self.socket, size)  # the bytes themselves, also below TLS
             except BlockingIOError:
                 self._input.drained()
             except OSError as error:
@@ -135,15 +135,26 @@ class TlsStream(TcpStream):
     """
 
     socket: ssl.SSLSocket
+    _reset = False
+    _said_goodbye = False
 
     @classmethod
-    async def start(cls, below: TcpStream, context: ssl.SSLContext, host: str | None) -> "TlsStream":
+    async def start_client(cls, below: TcpStream, context: ssl.SSLContext, host: str | None) -> "TlsStream":
         """Shake hands. `below` is not to be used any more; on failure it is closed. Raises `OSError`."""
+        return await cls._start(below, context, server_hostname=host)
+
+    @classmethod
+    async def start_server(cls, below: TcpStream, context: ssl.SSLContext) -> "TlsStream":
+        """The same from the other side."""
+        return await cls._start(below, context, server_side=True)
+
+    @classmethod
+    async def _start(cls, below: TcpStream, context: ssl.SSLContext, **role: Any) -> "TlsStream":
         # Set by some versions of Python, with which a cut would look like an end.
         context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)
         try:
             wrapped = context.wrap_socket(
-                below.hand_over(), do_handshake_on_connect=False, suppress_ragged_eofs=False, server_hostname=host
+                below.hand_over(), do_handshake_on_connect=False, suppress_ragged_eofs=False, **role
             )
         except BaseException:
             below.close()
@@ -157,6 +168,8 @@ class TlsStream(TcpStream):
         return stream
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if self._said_goodbye:
+            return await super().receive_some(max_bytes)
         size = max_bytes or READ_SIZE
         if not self.socket.pending():
             await self._input.wait()
@@ -179,7 +192,27 @@ class TlsStream(TcpStream):
             raise _mapped(error) from error
 
     async def send_eof(self) -> None:
-        raise NotImplementedError("TLS can't be closed on one side")
+        """TLS ends both ways: what is received after this is encrypted, and good for nothing but to see its end."""
+        await trio.lowlevel.checkpoint()
+        self._say_goodbye()
+
+    def reset_on_close(self) -> None:
+        self._reset = True
+        super().reset_on_close()
+
+    def close(self) -> None:
+        if self.socket.fileno() != -1 and not self._reset:
+            self._say_goodbye()
+        super().close()
+
+    def has_something_to_read(self) -> bool:
+        return bool(self.socket.pending()) or super().has_something_to_read()
+
+    def _say_goodbye(self) -> None:
+        """Tell the peer that nothing more will come, without waiting for anything."""
+        self._said_goodbye = True
+        with suppress(OSError, ValueError):  # The handshake may have failed, or the peer be gone.
+            self.socket.unwrap()
 
     async def _retried(self, step: Callable[[], _Result]) -> _Result:
         """The result of `step`, whatever TLS has to wait for before it."""

@@ -17,7 +17,8 @@ JSON = b"application/json"
 
 def parsed(body: bytes, *content_types: bytes) -> Body | str:
     """What becomes of a body with these content types."""
-    return parse_body(Request("POST", b"/", [(b"content-type", value) for value in content_types], body))
+    request = Request("POST", b"/", [(b"content-type", value) for value in content_types], body)
+    return parse_body(request, 128)
 
 
 def understood(body: bytes, *content_types: bytes) -> Body:

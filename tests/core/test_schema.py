@@ -51,14 +51,26 @@ def test_defaults():
     assert defaults == {
         "FallbackConfig.enabled": False,
         "FallbackConfig.on_rate_limit": False,
+        "HttpPoolConfig.idle_timeout_secs": 90,
+        "HttpPoolConfig.max_idle_per_host": 100,
         "PoolConfig.sanitize_response": False,
         "PoolConfig.strategy": "weighted_random",
         "ProviderConfig.http2": False,
         "ProviderConfig.sanitize_response": False,
         "ProviderConfig.weight": 1,
+        "ServerConfig.body_bytes": 64 * 1024**2,
+        "ServerConfig.body_memory_bytes": 1024**3,
+        "ServerConfig.body_timeout_secs": 30,
+        "ServerConfig.connections": 10_000,
+        "ServerConfig.head_bytes": 64 * 1024,
+        "ServerConfig.head_fields": 200,
+        "ServerConfig.head_timeout_secs": 15,
+        "ServerConfig.idle_timeout_secs": 75,
+        "ServerConfig.json_depth": 128,
         "TargetConfig.http2": False,
         "TargetConfig.sanitize_response": False,
         "TargetConfig.weight": 1,
+        "TlsConfig.insecure_skip_verification": False,
     }
     assert "default" not in json_schema()["properties"]["targets"]
 

@@ -10,15 +10,8 @@ import pytest
 import trio
 import trio.testing
 
-from onwards_core import Record, Request, Respond
-from onwards_trio._connection import (
-    BODY_LIMIT,
-    BODY_TIME,
-    HEAD_TIME,
-    IDLE_TIME,
-    REFUSAL_TIME,
-    Handler,
-)
+from onwards_core import Record, Request, Respond, ServerConfig
+from onwards_trio._connection import REFUSAL_TIME, Handler
 from onwards_trio._drive import forward
 from onwards_trio._reply import Reply
 from onwards_trio._server import DEADLINE_GRAIN, Server
@@ -34,6 +27,10 @@ from tests.trio.gateway_support import (
     post,
     tcp_pair,
 )
+
+LIMITS = ServerConfig()
+BODY_LIMIT, BODY_TIME = LIMITS.body_bytes, LIMITS.body_timeout_secs
+HEAD_TIME, IDLE_TIME = LIMITS.head_timeout_secs, LIMITS.idle_timeout_secs
 
 GET = b"GET /1 HTTP/1.1\r\nHost: h\r\n\r\n"
 UPLOAD = b"POST /1 HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\n"

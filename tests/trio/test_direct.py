@@ -363,8 +363,8 @@ async def test_an_answer_from_a_provider_that_does_not_listen(nursery: trio.Nurs
 
     network = Network(nursery, script)
 
-    async def connect(scheme: str, host: str, port: int) -> trio.abc.Stream:
-        stream = await network.connect(scheme, host, port)
+    async def connect(scheme: str, host: str, port: int, tls: object) -> trio.abc.Stream:
+        stream = await network.connect(scheme, host, port, tls)
         await trio.testing.wait_all_tasks_blocked()
         return stream
 

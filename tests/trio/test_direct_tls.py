@@ -85,8 +85,7 @@ async def test_leaving_closes_at_once(authority: trustme.CA) -> None:
     async def script(stream: trio.abc.Stream) -> None:
         await read_request(stream)
         await stream.send_all(b"HTTP/1.1 200 OK\r\n\r\nhello")
-        with pytest.raises(trio.BrokenResourceError):
-            await stream.receive_some()
+        assert await stream.receive_some() == b""
         gone.set()
 
     async with listening(over_tls(authority, script)) as port, DirectTransport() as transport:

@@ -9,11 +9,13 @@ import trio
 import trio.testing
 import trustme
 
-from onwards_trio._upstream._connect import BODY_TIMEOUT, IDLE_LIMIT, IDLE_TIME
 from onwards_trio._upstream._httpcore import HttpcoreTransport
 from onwards_trio._upstream._httpcore_io import Stream, Wire
 from tests.trio.proxies import Http2Provider, Http2Stream
 from tests.trio.upstream_support import (
+    BODY_TIMEOUT,
+    IDLE_LIMIT,
+    IDLE_TIME,
     answer_all,
     ask,
     cancelled_at,

@@ -11,10 +11,11 @@ import trustme
 
 from onwards_core import SendUpstream
 from onwards_trio._upstream import Answer, Transports, UpstreamError
-from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT
 from onwards_trio._upstream._httpcore import HttpcoreTransport
 from tests.trio.proxies import Http2Provider, Http2Stream, HttpProxy, Socks5Proxy
 from tests.trio.upstream_support import (
+    BODY_TIMEOUT,
+    CONNECT_TIMEOUT,
     answer_all,
     answer_once,
     ask,

@@ -12,7 +12,7 @@ import trio
 import trio.testing
 
 from onwards_core import Gateway
-from onwards_trio import _reload
+from onwards_trio import _reload, _watch
 from onwards_trio._load import load_snapshot
 from onwards_trio._reload import Reloader
 
@@ -194,7 +194,7 @@ class TestChanged:
     @pytest.mark.parametrize(("tick", "read"), [(-1.0, False), (1e9, True)])
     async def test_settled_file_is_not_read(self, path, monkeypatch, tick, read):
         """A file is read again as long as a second write could have left its status as it is, and then no more."""
-        monkeypatch.setattr(_reload, "_TICK", tick)
+        monkeypatch.setattr(_watch, "_TICK", tick)
         watched = Watched(path)
         assert not watched.changed()
         reads = []

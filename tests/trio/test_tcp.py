@@ -200,7 +200,7 @@ async def tls_pair(authority: trustme.CA) -> AsyncIterator[tuple[TlsStream, trio
     started: list[TlsStream] = []
 
     async def start() -> None:
-        started.append(await TlsStream.start(ours, ssl.create_default_context(), "127.0.0.1"))
+        started.append(await TlsStream.start_client(ours, ssl.create_default_context(), "127.0.0.1"))
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(start)
@@ -244,11 +244,29 @@ async def test_tls_tells_an_end_from_a_cut(authority: trustme.CA) -> None:
         nursery.cancel_scope.cancel()
 
 
-async def test_tls_has_no_half_close(authority: trustme.CA) -> None:
-    """It can't be done, so it is not pretended."""
-    async with tls_pair(authority) as (ours, _):
-        with pytest.raises(NotImplementedError):
-            await ours.send_eof()
+async def test_tls_says_goodbye_and_waits_for_the_peers_end(authority: trustme.CA) -> None:
+    """The peer sees the end of what was sent; what it had sent before is no error."""
+    async with tls_pair(authority) as (ours, theirs):
+        await theirs.send_all(b"on its way")
+        await ours.send_eof()
+        assert await theirs.receive_some() == b""
+        await trio.aclose_forcefully(theirs)
+        while await ours.receive_some():
+            pass
+
+
+@pytest.mark.parametrize("reset", [False, True])
+async def test_tls_that_is_closed_says_so(authority: trustme.CA, reset: bool) -> None:
+    """Unless the peer is to take it for a broken connection."""
+    async with tls_pair(authority) as (ours, theirs):
+        if reset:
+            ours.reset_on_close()
+        ours.close()
+        if reset:
+            with pytest.raises(trio.BrokenResourceError):
+                await theirs.receive_some()
+        else:
+            assert await theirs.receive_some() == b""
 
 
 async def test_tls_that_cannot_start_closes_the_connection(authority: trustme.CA) -> None:
@@ -256,13 +274,13 @@ async def test_tls_that_cannot_start_closes_the_connection(authority: trustme.CA
     ours, theirs = tcp_pair()
     async with theirs:
         with pytest.raises(ValueError, match="server_hostname"):
-            await TlsStream.start(ours, ssl.create_default_context(), None)
+            await TlsStream.start_client(ours, ssl.create_default_context(), None)
         assert await theirs.receive_some() == b""
     ours, theirs = tcp_pair()
     async with theirs:
         await theirs.send_all(b"220 mail.example\r\n")
         with pytest.raises(OSError, match="SSL"):
-            await TlsStream.start(ours, ssl.create_default_context(), "127.0.0.1")
+            await TlsStream.start_client(ours, ssl.create_default_context(), "127.0.0.1")
 
 
 async def test_tls_that_is_cancelled_closes_the_connection(authority: trustme.CA) -> None:
@@ -271,7 +289,7 @@ async def test_tls_that_is_cancelled_closes_the_connection(authority: trustme.CA
     async with theirs:
         with trio.CancelScope() as scope:
             scope.cancel()
-            await TlsStream.start(ours, ssl.create_default_context(), "127.0.0.1")
+            await TlsStream.start_client(ours, ssl.create_default_context(), "127.0.0.1")
         assert scope.cancelled_caught
         while await theirs.receive_some():
             pass

@@ -10,7 +10,7 @@ import trio
 import trio.testing
 import trustme
 
-from onwards_core import SendUpstream, Url
+from onwards_core import HttpPoolConfig, SendUpstream, TlsConfig, Url
 from onwards_core._ledger import Limit
 from onwards_core._snapshot import Provider
 from onwards_trio._upstream import Answer, Transport, UpstreamError
@@ -18,6 +18,11 @@ from onwards_trio._wire import RequestHead, Signal
 from onwards_trio._wire._h11 import H11ServerCodec
 
 Script = Callable[[trio.abc.Stream], Awaitable[None]]
+
+CONNECT_TIMEOUT = 10.0
+BODY_TIMEOUT = 300.0
+IDLE_TIME = 90.0
+IDLE_LIMIT = 100
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
@@ -32,6 +37,8 @@ def request_to(
     body: bytes = b"{}",
     http2: bool = False,
     proxy: str | None = None,
+    tls: TlsConfig | None = None,
+    head_timeout: float | None = None,
 ) -> SendUpstream:
     """A request as the core makes it."""
     return SendUpstream(
@@ -47,6 +54,11 @@ def request_to(
             response_headers={},
             http2=http2,
             proxy=proxy,
+            tls=tls,
+            connect_timeout=CONNECT_TIMEOUT,
+            head_timeout=head_timeout,
+            idle_timeout=BODY_TIMEOUT,
+            http_pool=HttpPoolConfig(max_idle_per_host=IDLE_LIMIT, idle_timeout_secs=IDLE_TIME),
         ),
         method=method,
         target=target,
@@ -148,7 +160,7 @@ class Network:
         self._scripts = scripts
         self._pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
 
-    async def connect(self, scheme: str, host: str, port: int) -> trio.abc.Stream:
+    async def connect(self, scheme: str, host: str, port: int, tls: TlsConfig | None) -> trio.abc.Stream:
         await trio.lowlevel.checkpoint()
         client, server = self._pair()
         script = self._scripts[min(len(self.lines), len(self._scripts) - 1)]

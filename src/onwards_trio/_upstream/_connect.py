@@ -1,22 +1,14 @@
-"""Opening connections to providers, and the limits that both transports have in common."""
+"""Opening connections to providers."""
 
 import socket
-import ssl
 from collections.abc import Awaitable, Callable
 from typing import TypeAlias
 
+from onwards_core import TlsConfig
 from onwards_trio._tcp import TcpStream, TlsStream, open_tcp_stream
+from onwards_trio._tls import provider_context
 
-CONNECT_TIMEOUT = 10.0
-"""Seconds for everything that comes before the request: TCP, TLS, proxy."""
-BODY_TIMEOUT = 300.0
-"""Seconds without a byte, in the middle of a body. There is no limit for the head: models think."""
-IDLE_TIME = 90.0
-"""Seconds that a connection waits for its next request."""
-IDLE_LIMIT = 1000
-"""Idle connections per origin."""
-
-Connect: TypeAlias = Callable[[str, str, int], Awaitable[TcpStream]]
+Connect: TypeAlias = Callable[[str, str, int, TlsConfig | None], Awaitable[TcpStream]]
 """Opens a connection to scheme, host and port. Raises `OSError` or `trio.BrokenResourceError`."""
 
 
@@ -26,11 +18,9 @@ async def open_tcp(host: str, port: int) -> TcpStream:
     return stream
 
 
-def tcp_or_tls(context: ssl.SSLContext) -> Connect:
-    """Connections over the network: plain TCP for `http`, verified by `context` for `https`."""
-
-    async def connect(scheme: str, host: str, port: int) -> TcpStream:
-        tcp = await open_tcp(host, port)
-        return tcp if scheme == "http" else await TlsStream.start(tcp, context, host)
-
-    return connect
+async def open_connection(scheme: str, host: str, port: int, tls: TlsConfig | None) -> TcpStream:
+    """Implements `Connect` over the network: plain TCP for `http`, TLS with HTTP/1.1 for `https`."""
+    stream = await open_tcp(host, port)
+    if scheme == "http":
+        return stream
+    return await TlsStream.start_client(stream, provider_context(tls, "http/1.1"), host)

@@ -8,37 +8,25 @@ Since that can still happen while our request is under way, a reused connection 
 response is replaced by a fresh one, once.
 """
 
-import ssl
+import math
 from collections import deque
 from types import TracebackType
-from typing import Self, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import trio
 
-from onwards_core import SendUpstream
+from onwards_core import HttpPoolConfig, Provider, SendUpstream, TlsConfig
 from onwards_trio._tcp import TcpStream
-from onwards_trio._upstream._connect import (
-    BODY_TIMEOUT,
-    CONNECT_TIMEOUT,
-    IDLE_LIMIT,
-    IDLE_TIME,
-    Connect,
-    tcp_or_tls,
-)
+from onwards_trio._upstream._connect import Connect, open_connection
 from onwards_trio._upstream._protocol import UpstreamError
 from onwards_trio._wire import ClientCodec, Malformed, ResponseHead, Signal
 from onwards_trio._wire._choose import Codecs, codecs
 
-Origin: TypeAlias = tuple[str, str, int]
-"""Scheme, host, port."""
+DEADLINE_GRAIN: Final = 1.0
+"""Seconds that a wait for more of a body may exceed its timeout."""
 
-
-def verifying_context() -> ssl.SSLContext:
-    """Trusts what the system trusts and offers nothing but HTTP/1.1."""
-    context = ssl.create_default_context()
-    context.options |= ssl.OP_NO_RENEGOTIATION  # A send would have to wait for something to read.
-    context.set_alpn_protocols(["http/1.1"])
-    return context
+Origin: TypeAlias = tuple[str, str, int, TlsConfig | None]
+"""Scheme, host, port, and how it is secured."""
 
 
 class _Silence(UpstreamError):
@@ -52,7 +40,8 @@ class _Connection:
     def __init__(self, origin: Origin, stream: TcpStream, codec: ClientCodec) -> None:
         self.origin = origin
         self.codec = codec
-        self.idle_since = 0.0
+        self.idle_until = 0.0
+        self.deadline = math.inf
         self.timed_out = False
         self.stream = stream
         self._unsent: memoryview | bytes = b""
@@ -118,10 +107,10 @@ class DirectTransport:
     """Implements `Transport`; `connect` is how connections are opened, `http` what reads and writes on them."""
 
     def __init__(self, connect: Connect | None = None, http: Codecs | None = None) -> None:
-        self._connect = connect or tcp_or_tls(verifying_context())
+        self._connect = connect or open_connection
         self._http = http or codecs()
         self._idle: dict[Origin, deque[_Connection]] = {}  # the one used last is on the right
-        self._reading: dict[_Connection, float] = {}  # who waits for more of a body, and since when: oldest first
+        self._reading: set[_Connection] = set()  # who waits for more of a body
 
     async def __aenter__(self) -> Self:
         self._nursery_manager = trio.open_nursery()
@@ -141,28 +130,28 @@ class DirectTransport:
 
     async def send(self, request: SendUpstream) -> "DirectAnswer":
         url = request.provider.url
-        origin = (url.scheme, url.host, url.port)
+        origin = (url.scheme, url.host, url.port, request.provider.tls)
         reused = self._take(origin)
         if reused:
             try:
                 return await self._ask(reused, request)
             except _Silence:
                 pass
-        return await self._ask(await self._open(origin), request)
+        return await self._ask(await self._open(origin, request.provider.connect_timeout), request)
 
     def _take(self, origin: Origin) -> _Connection | None:
         idle = self._idle.get(origin)
         while idle:
             connection = idle.pop()
-            expired = connection.idle_since + IDLE_TIME <= trio.current_time()
+            expired = connection.idle_until <= trio.current_time()
             # What came unasked must not be taken for the answer to the next request.
             if not expired and not connection.stream.has_something_to_read():
                 return connection
             connection.stream.close()
         return None
 
-    async def _open(self, origin: Origin) -> _Connection:
-        with trio.move_on_after(CONNECT_TIMEOUT):
+    async def _open(self, origin: Origin, timeout: float) -> _Connection:
+        with trio.move_on_after(timeout):
             try:
                 return _Connection(origin, await self._connect(*origin), self._http.client())
             except (OSError, trio.BrokenResourceError) as error:
@@ -174,30 +163,31 @@ class DirectTransport:
             if not connection.begin(request):
                 # The provider may answer, and even stop reading, before it has got all of this.
                 self._nursery.start_soon(connection.send_rest)
-            head = await connection.read_head()
+            head = await _head_in_time(connection, request.provider.head_timeout)
         except BaseException:
             connection.stream.close()
             raise
-        return DirectAnswer(self, connection, head)
+        return DirectAnswer(self, connection, head, request.provider)
 
-    async def read(self, connection: _Connection) -> None:
-        """Read more of a body, for at most `BODY_TIMEOUT`: `_reap` interrupts it by closing the connection.
+    async def read(self, connection: _Connection, timeout: float) -> None:
+        """Read more of a body, for at most so many seconds: `_reap` interrupts it by closing the connection.
 
         One task that watches all reads costs less than a cancel scope around each.
         """
-        self._reading[connection] = trio.current_time()
+        connection.deadline = trio.current_time() + timeout
+        self._reading.add(connection)
         try:
             await connection.read()
         finally:
-            self._reading.pop(connection, None)
+            self._reading.discard(connection)
 
-    def release(self, connection: _Connection) -> None:
+    def release(self, connection: _Connection, limits: HttpPoolConfig) -> None:
         """Keep the connection for the next request if that is safe, else close it."""
         idle = self._idle.get(connection.origin)
         if idle is None:
             idle = self._idle[connection.origin] = deque()
-        if connection.reusable() and len(idle) < IDLE_LIMIT:
-            connection.idle_since = trio.current_time()
+        if connection.reusable() and len(idle) < limits.max_idle_per_host:
+            connection.idle_until = trio.current_time() + limits.idle_timeout_secs
             idle.append(connection)
         else:
             connection.stream.close()
@@ -205,29 +195,36 @@ class DirectTransport:
     async def _reap(self) -> None:
         """Close what has waited too long, for more of a body or for its next request."""
         while True:
+            await trio.sleep(DEADLINE_GRAIN)
             now = trio.current_time()
-            oldest = next(iter(self._reading.values()), now)
-            await trio.sleep_until(min(oldest + BODY_TIMEOUT, now + IDLE_TIME))
-            now = trio.current_time()
-            while self._reading and next(iter(self._reading.values())) + BODY_TIMEOUT <= now:
-                connection = next(iter(self._reading))
-                del self._reading[connection]
+            for connection in [each for each in self._reading if each.deadline <= now]:
                 connection.timed_out = True
                 connection.stream.close()
-            for idle in list(self._idle.values()):
-                while idle and idle[0].idle_since + IDLE_TIME <= now:
+            for idle in self._idle.values():
+                while idle and idle[0].idle_until <= now:
                     idle.popleft().stream.close()
+
+
+async def _head_in_time(connection: _Connection, timeout: float | None) -> ResponseHead:
+    if timeout is None:  # as by default, where a cancel scope would be work for nothing
+        return await connection.read_head()
+    with trio.move_on_after(timeout):
+        return await connection.read_head()
+    raise UpstreamError("timeout")
 
 
 class DirectAnswer:
     """Implements `Answer`."""
 
-    def __init__(self, transport: DirectTransport, connection: _Connection, head: ResponseHead) -> None:
+    def __init__(
+        self, transport: DirectTransport, connection: _Connection, head: ResponseHead, provider: Provider
+    ) -> None:
         self.status = head.status
         self.headers = head.headers
         self.ended = False
         self._transport = transport
         self._connection: _Connection | None = connection
+        self._provider = provider
 
     def receive_nowait(self) -> bytes:
         assert self._connection is not None
@@ -247,10 +244,10 @@ class DirectAnswer:
     async def receive(self) -> bytes:
         assert self._connection is not None
         while not (data := self.receive_nowait()) and not self.ended:
-            await self._transport.read(self._connection)
+            await self._transport.read(self._connection, self._provider.idle_timeout)
         return data
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._transport.release(connection)
+            self._transport.release(connection, self._provider.http_pool)

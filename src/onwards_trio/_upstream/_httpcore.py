@@ -11,7 +11,6 @@ told to stop that stream, and the connection is closed with the last of the othe
 import logging
 import math
 import re
-import ssl
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -26,8 +25,8 @@ from h2.errors import ErrorCodes
 from h2.settings import SettingCodes
 from hyperframe.frame import RstStreamFrame
 
-from onwards_core import FailureReason, Headers, SendUpstream
-from onwards_trio._upstream._connect import BODY_TIMEOUT, CONNECT_TIMEOUT, IDLE_LIMIT, IDLE_TIME
+from onwards_core import FailureReason, Headers, HttpPoolConfig, Provider, SendUpstream, TlsConfig
+from onwards_trio._tls import provider_context
 from onwards_trio._upstream._httpcore_io import Wire
 from onwards_trio._upstream._protocol import UpstreamError
 
@@ -38,8 +37,8 @@ for _name in ("httpcore", "hpack"):
 # httpcore allows itself no more streams than that on a connection.
 _STREAM_LIMIT = 100
 
-_Key: TypeAlias = tuple[str, str, int, bool, str | None]
-"""Scheme, host, port, whether to offer HTTP/2, proxy."""
+_Key: TypeAlias = tuple[str, str, int, bool, str | None, TlsConfig | None]
+"""Scheme, host, port, whether to offer HTTP/2, proxy, how it is secured."""
 
 _FAULTS = (
     httpcore.ConnectionNotAvailable,
@@ -67,13 +66,14 @@ class _Unprocessed(UpstreamError):
 class _Link:
     """A connection, and what httpcore doesn't keep track of."""
 
-    def __init__(self, key: _Key, context: ssl.SSLContext) -> None:
+    def __init__(self, key: _Key, limits: HttpPoolConfig) -> None:
         self.key = key
+        self.limits = limits
         self.wire = Wire()
-        self.connection = _connection(key, context, self.wire)
+        self.connection = _connection(key, self.wire)
         self.exchanges = 0
         self.capacity = 1  # until an HTTP/2 provider says how many streams it allows
-        self.idle_since = 0.0
+        self.idle_until = 0.0
         self.retired = False
 
     @property
@@ -82,11 +82,13 @@ class _Link:
 
     @property
     def expired(self) -> bool:
-        return not self.exchanges and (self.idle_since + IDLE_TIME <= trio.current_time() or self.wire.stale)
+        return not self.exchanges and (self.idle_until <= trio.current_time() or self.wire.stale)
 
 
-def _connection(key: _Key, context: ssl.SSLContext, wire: Wire) -> httpcore.AsyncConnectionInterface:
-    scheme, host, port, http2, proxy = key
+def _connection(key: _Key, wire: Wire) -> httpcore.AsyncConnectionInterface:
+    scheme, host, port, http2, proxy, tls = key
+    # One of its own: httpcore sets in it what to offer, for each connection anew.
+    context = provider_context(tls, "http/1.1", "h2")
     origin = httpcore.Origin(scheme.encode(), host.encode(), port)
     if proxy is None:
         return httpcore.AsyncHTTPConnection(origin, ssl_context=context, http2=http2, network_backend=wire)
@@ -117,11 +119,13 @@ class _Body:
 class _Progress:
     """What httpcore tells about one exchange, in its `trace` extension."""
 
-    def __init__(self, link: _Link) -> None:
-        self.connecting = trio.CancelScope(deadline=trio.current_time() + CONNECT_TIMEOUT)
+    def __init__(self, link: _Link, provider: Provider) -> None:
+        self.waiting = trio.CancelScope(deadline=trio.current_time() + provider.connect_timeout)
+        """For the connection, then for the head of the answer."""
         self.begun = False
         self.stream_id: int | None = None
         """Of an HTTP/2 stream that the provider knows of."""
+        self.provider = provider
         self._link = link
 
     async def __call__(self, event: str, info: dict[str, Any]) -> None:
@@ -129,7 +133,7 @@ class _Progress:
             case "http11.send_request_headers.started" | "http2.send_request_headers.started":
                 if info["request"].method != b"CONNECT":  # That one is for the proxy.
                     self.begun = True
-                    self.connecting.deadline = math.inf
+                    self.waiting.deadline = trio.current_time() + (self.provider.head_timeout or math.inf)
                     self._stream_id = info.get("stream_id")
             case "http2.send_request_headers.complete":
                 self.stream_id = self._stream_id
@@ -167,7 +171,7 @@ async def _respond(link: _Link, request: SendUpstream, progress: _Progress) -> h
         content=_Body(request.body),
         extensions={"trace": progress},
     )
-    with progress.connecting:
+    with progress.waiting:
         return await link.connection.handle_async_request(http_request)
     raise UpstreamError("timeout")
 
@@ -175,9 +179,7 @@ async def _respond(link: _Link, request: SendUpstream, progress: _Progress) -> h
 class HttpcoreTransport:
     """Implements `Transport`."""
 
-    def __init__(self, context: ssl.SSLContext | None = None) -> None:
-        # Not to be shared with others: httpcore sets the protocols to offer in it, for each connection anew.
-        self._context = context or ssl.create_default_context()
+    def __init__(self) -> None:
         self._roomy: dict[_Key, list[_Link]] = {}  # the one used last is last
 
     async def __aenter__(self) -> Self:
@@ -193,7 +195,8 @@ class HttpcoreTransport:
 
     async def send(self, request: SendUpstream) -> "HttpcoreAnswer":
         provider = request.provider
-        key = (provider.url.scheme, provider.url.host, provider.url.port, provider.http2, provider.proxy)
+        url = provider.url
+        key = (url.scheme, url.host, url.port, provider.http2, provider.proxy, provider.tls)
         reused = await self._take(key)
         if reused:
             try:
@@ -201,7 +204,7 @@ class HttpcoreTransport:
             except _Unprocessed:
                 pass
         try:
-            fresh = _Link(key, self._context)
+            fresh = _Link(key, provider.http_pool)
         except (KeyError, ValueError) as error:  # The proxy's URL is none.
             raise UpstreamError("connect") from error
         return await self._ask(fresh, request)
@@ -218,7 +221,7 @@ class HttpcoreTransport:
         return None
 
     async def _ask(self, link: _Link, request: SendUpstream) -> "HttpcoreAnswer":
-        progress = _Progress(link)
+        progress = _Progress(link, request.provider)
         received = link.wire.received
         link.exchanges += 1
         self._sort(link)
@@ -244,7 +247,7 @@ class HttpcoreTransport:
         """One exchange on the connection is over. Unless it was complete, there will be no others."""
         link.exchanges -= 1
         link.retired = link.retired or not complete
-        link.idle_since = trio.current_time()
+        link.idle_until = trio.current_time() + link.limits.idle_timeout_secs
         self._sort(link)
         if link.exchanges:
             if not complete and progress.stream_id and link.wire.stream:
@@ -259,7 +262,8 @@ class HttpcoreTransport:
         links = self._roomy.setdefault(link.key, [])
         if link in links:
             links.remove(link)
-        if link.has_room and (link.exchanges or sum(not other.exchanges for other in links) < IDLE_LIMIT):
+        idle = sum(not other.exchanges for other in links)
+        if link.has_room and (link.exchanges or idle < link.limits.max_idle_per_host):
             links.append(link)
 
 
@@ -308,7 +312,7 @@ class HttpcoreAnswer:
         if self._failure:
             raise UpstreamError(self._failure)
         self._failure = "timeout"  # And once interrupted, a body can't be read on.
-        with trio.move_on_after(BODY_TIMEOUT):
+        with trio.move_on_after(self._progress.provider.idle_timeout):
             try:
                 async for piece in self._body:
                     if piece:

@@ -89,7 +89,7 @@ class Stream(httpcore.AsyncNetworkStream):
         server_hostname: str | None = None,
         timeout: float | None = None,
     ) -> httpcore.AsyncNetworkStream:
-        self._wire.stream = Stream(await TlsStream.start(self.stream, ssl_context, server_hostname), self._wire)
+        self._wire.stream = Stream(await TlsStream.start_client(self.stream, ssl_context, server_hostname), self._wire)
         return self._wire.stream
 
     def get_extra_info(self, info: str) -> Any:

@@ -15,7 +15,8 @@ NAMES: Final = ("httptools", "h11")
 class Codecs:
     """Make a codec for each connection."""
 
-    server: Callable[[], ServerCodec]
+    server: Callable[[int, int], ServerCodec]
+    """For heads of at most so many bytes and fields."""
     client: Callable[[], ClientCodec]
 
 

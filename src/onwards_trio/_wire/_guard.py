@@ -16,9 +16,9 @@ from onwards_core import Headers
 from onwards_trio._wire import Malformed
 
 HEAD_LIMIT = 64 * 1024
-"""Bytes of a head, or of the trailer section after a chunked body."""
+"""Bytes of a head, or of the trailer section after a chunked body; of a request's head the config says."""
 FIELD_LIMIT = 200
-"""Header fields of a head or of a trailer section."""
+"""Header fields of a head or of a trailer section; as before."""
 _CHUNK_LINE_LIMIT = 256
 """Bytes of a chunk's size line; what stands there beside the size is never used."""
 
@@ -62,7 +62,9 @@ FOLDED = Malformed(400, "A header field is folded over several lines.")
 class Guard:
     """In turns: `head` until it gives one, `begin_body`, then `body` until the parser has seen the body's end."""
 
-    def __init__(self) -> None:
+    def __init__(self, head_limit: int, field_limit: int) -> None:
+        self._head_limit = head_limit
+        self._field_limit = field_limit
         self._buffer = b""
         self._searched = 0  # how much of the unfinished line or head at the buffer's start was looked at
         self._framing: Framing = 0
@@ -82,7 +84,7 @@ class Guard:
 
     def head(self) -> bytes | Malformed | None:
         """The next head with its blank line, or None while it is not complete."""
-        end = self._end_of(b"\r\n\r\n", 0, HEAD_LIMIT)
+        end = self._end_of(b"\r\n\r\n", 0, self._head_limit)
         return (self._too_many_fields(0, end) or self._take(end)) if isinstance(end, int) else end
 
     def begin_body(self, framing: Framing) -> None:
@@ -136,7 +138,7 @@ class Guard:
 
     def _trailers(self, start: int) -> int | Malformed | None:
         """The last chunk and the trailer section are built like a head: a line, fields, a blank line."""
-        end = self._end_of(b"\r\n\r\n", start, HEAD_LIMIT)
+        end = self._end_of(b"\r\n\r\n", start, self._head_limit)
         if not isinstance(end, int):
             return end
         if self._buffer.find(b"\r\n ", start, end) >= 0 or self._buffer.find(b"\r\n\t", start, end) >= 0:
@@ -163,7 +165,7 @@ class Guard:
         return None
 
     def _too_many_fields(self, start: int, end: int) -> Malformed | None:
-        too_many = self._buffer.count(b"\n", start, end) - 2 > FIELD_LIMIT
+        too_many = self._buffer.count(b"\n", start, end) - 2 > self._field_limit
         return Malformed(431, "There are too many header fields.") if too_many else None
 
     def _take(self, count: int) -> bytes:

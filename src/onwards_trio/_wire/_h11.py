@@ -11,7 +11,7 @@ import h11
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import FOLDED, Framing, declared_framing
+from onwards_trio._wire._guard import FIELD_LIMIT, FOLDED, HEAD_LIMIT, Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     BAD_VERSION,
@@ -28,8 +28,13 @@ _REASONS = {status.value: status.phrase.encode() for status in HTTPStatus}
 
 
 class _Reader(Reader, Generic[_Head]):
-    def __init__(self, role: type[h11.CLIENT] | type[h11.SERVER]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        role: type[h11.CLIENT] | type[h11.SERVER],
+        head_limit: int = HEAD_LIMIT,
+        field_limit: int = FIELD_LIMIT,
+    ) -> None:
+        super().__init__(head_limit, field_limit)
         self._h11 = h11.Connection(role)
         self._until_close = False
 
@@ -100,8 +105,8 @@ class _Reader(Reader, Generic[_Head]):
 class H11ServerCodec(_Reader[h11.Request]):
     """Implements `ServerCodec`."""
 
-    def __init__(self) -> None:
-        super().__init__(h11.SERVER)
+    def __init__(self, head_limit: int = HEAD_LIMIT, field_limit: int = FIELD_LIMIT) -> None:
+        super().__init__(h11.SERVER, head_limit, field_limit)
         self._method = b""
         self._bodiless = False
 

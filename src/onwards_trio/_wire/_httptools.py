@@ -14,7 +14,7 @@ import httptools
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import Framing, declared_framing
+from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT, Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     NOT_HTTP,
@@ -72,8 +72,8 @@ class _Chunks:
 
 
 class _Reader(Reader):
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, head_limit: int = HEAD_LIMIT, field_limit: int = FIELD_LIMIT) -> None:
+        super().__init__(head_limit, field_limit)
         self._framing: Framing = 0
         self._left = 0  # bytes of a body with a length
         self._chunks: _Chunks | None = None
@@ -134,8 +134,8 @@ class _Reader(Reader):
 class HttptoolsServerCodec(_Reader):
     """Implements `ServerCodec`."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, head_limit: int = HEAD_LIMIT, field_limit: int = FIELD_LIMIT) -> None:
+        super().__init__(head_limit, field_limit)
         self._method = ""
         self._http_1_0 = False
         self._bodiless = False

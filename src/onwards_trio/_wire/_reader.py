@@ -16,8 +16,8 @@ _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 class Reader:
     """Heads and bodies in, until the message's end or the first fault."""
 
-    def __init__(self) -> None:
-        self._guard = Guard()
+    def __init__(self, head_limit: int, field_limit: int) -> None:
+        self._guard = Guard(head_limit, field_limit)
         self._in_body = False
         self._ended = False
         self._fault: Malformed | None = None
