@@ -87,6 +87,10 @@ SECTIONS = {
     "Fallback": "FallbackConfig",
     "Auth": "AuthConfig",
     "Key definition": "KeyDefinition",
+    "Timeouts": "TimeoutsConfig",
+    "TLS": "TlsConfig",
+    "HTTP pool": "HttpPoolConfig",
+    "Server": "ServerConfig",
 }
 
 

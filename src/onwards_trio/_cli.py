@@ -106,6 +106,16 @@ def _schema(_: argparse.Namespace) -> int:
     return 0
 
 
+def _hash_key(_: argparse.Namespace) -> int:
+    from hashlib import sha256
+
+    key = sys.stdin.buffer.read().removesuffix(b"\n").removesuffix(b"\r")
+    if not key:
+        return _fail(["there is no key on standard input"])
+    print(f"sha256:{sha256(key).hexdigest()}")
+    return 0
+
+
 def _mock_provider(args: argparse.Namespace) -> int:
     from onwards_trio._mock import MockOptions, run_mock
 
@@ -211,6 +221,8 @@ def _parser() -> argparse.ArgumentParser:
     _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
 
     _command(commands, "schema", _schema, "print the JSON Schema of config files")
+
+    _command(commands, "hash-key", _hash_key, "turn a client's key, read from standard input, into its hash")
 
     mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
     mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")

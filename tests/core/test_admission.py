@@ -1,12 +1,13 @@
 """The checks before any provider is tried, in the order of their answers."""
 
 import json
+from random import Random
 from typing import Any
 
 import attrs
 import pytest
 
-from onwards_core import Gateway, Headers, Request, SendUpstream
+from onwards_core import Gateway, Headers, Request, SendUpstream, Snapshot, load_config
 from onwards_core._admission import refused
 from onwards_core._ledger import Refusal
 from tests.core.gateway_support import answered, chat, error_code, gateway
@@ -227,3 +228,52 @@ def test_retry_after(retry_after: float, whole_seconds: bytes, milliseconds: byt
         (b"retry-after", whole_seconds),
         (b"retry-after-ms", milliseconds),
     ]
+
+
+def screened(at: Gateway, *headers: tuple[bytes, bytes], target: bytes = b"/v1/chat/completions") -> str | None:
+    """The code of the refusal that a head leads to."""
+    answer = at.screen(Request("POST", target, list(headers)), 0.0)
+    return error_code(answer) if answer else None
+
+
+def test_a_head_is_refused_where_its_body_does_not_matter() -> None:
+    """By its target, by a key that opens nothing, and by the pool that a header names."""
+    at = gateway({"m": {"url": URL, "keys": ["team"]}, "n": {"url": URL, "keys": ["other"]}}, global_keys=["all"])
+    assert screened(at, target=b"/../x") == "bad_request"
+    assert screened(at) == "unauthenticated"
+    assert screened(at, (b"x-api-key", b"wrong")) == "forbidden"
+    for key in (b"team", b"other", b"all"):
+        assert screened(at, (b"x-api-key", key)) is None
+    assert screened(at, (b"x-api-key", b"team"), (b"model-override", b"m")) is None
+    assert screened(at, (b"x-api-key", b"team"), (b"model-override", b"n")) == "forbidden"
+    assert screened(at, (b"model-override", b"m")) == "unauthenticated"
+    assert screened(at, (b"model-override", b"x")) == "model_not_found"
+
+
+def test_a_head_is_refused_for_a_limit_and_takes_nothing_from_it() -> None:
+    """Of its key, and of a pool that a header names. Where one pool is open, everyone's body is read."""
+    definitions = {"team": {"key": "sk", **TIGHT}}
+    at = gateway({"m": {"providers": [{"url": URL}], **TIGHT}}, key_definitions=definitions)
+    key, named = (b"x-api-key", b"sk"), (b"model-override", b"m")
+    for _ in range(3):
+        assert screened(at) is screened(at, key) is screened(at, named) is None
+    assert outcome(at, chat(key="sk")) == "sent"
+    assert screened(at) is None
+    assert screened(at, key) == screened(at, named) == "rate_limit"
+    assert at.ledger.permits_out() == 0
+
+
+def test_nesting_is_limited() -> None:
+    """As deep as the config allows, whatever else is in the body."""
+    config = b'{"targets": {"m": {"url": "http://p/"}}, "server": {"json_depth": 4}}'
+    at = Gateway(Snapshot.compile(load_config(config), hash_key=bytes(16)), random=Random(1))
+
+    def answer(rest: bytes) -> str | int:
+        return outcome(at, post(b'{"model": "m", "x": %b}' % rest))
+
+    assert answer(b"[[[]]]") == "sent"
+    assert answer(b"[[[]],{},[],[],[[],[]],{}]") == "sent"
+    assert answer(b'"[[[[[[[[[["') == "sent"
+    assert answer(rb'["\"[[[[[[[[\\", [[]]]') == "sent"
+    assert answer(b"[[[[]]]]") == "bad_request"
+    assert answer(b'[[{"a":[]}]]') == "bad_request"

@@ -431,3 +431,28 @@ def test_padding_and_epilogue() -> None:
     raw = form(b"b", MODEL, part(b"; name=x", b"y")).replace(b"\n--b\r", b"\n--b \t\r") + b"the end"
     body = understood(raw, b"Multipart/Form-Data;charset=utf-8;Boundary=b")
     assert body.with_model("new") == raw.replace(b"\r\n\r\na\r\n", b"\r\n\r\nnew\r\n")
+
+
+JSON_VALUES = st.recursive(
+    st.none() | st.text('[]{}"\\\\a', max_size=5),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text('[]{}"\\\\a', max_size=3), inner, max_size=4),
+    max_leaves=30,
+)
+
+
+def depth_of(value: object) -> int:
+    """How deep lists and objects are nested."""
+    match value:
+        case list():
+            return 1 + max(map(depth_of, value), default=0)
+        case dict():
+            return 1 + max(map(depth_of, value.values()), default=0)
+        case _:
+            return 0
+
+
+@given(JSON_VALUES, st.integers(1, 8))
+def test_depth_is_that_of_the_value(value: object, limit: int) -> None:
+    """A body is refused if, and only if, it is nested deeper than the limit."""
+    request = Request("POST", b"/", [], json.dumps(value).encode())
+    assert (parse_body(request, limit) == "The request body is nested too deeply.") == (depth_of(value) > limit)

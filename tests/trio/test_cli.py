@@ -1,5 +1,6 @@
 """The command line: usage, environment, exit codes, and errors in one line each."""
 
+import io
 import json
 import os
 import re
@@ -7,9 +8,11 @@ import signal
 import socket
 import urllib.request
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
+from onwards_core._keys import KeyHasher
 from onwards_trio._cli import _innermost, _parser, _problems, main
 from tests.trio.program_support import read_until, run, running
 
@@ -333,3 +336,17 @@ class TestProgram:
             process.send_signal(stop)
             assert not process.stdout.read()
             assert process.wait() == 0
+
+
+class TestHashKey:
+    @pytest.mark.parametrize("ending", [b"", b"\n", b"\r\n"])
+    def test_what_it_prints_stands_for_the_key(self, ending, monkeypatch, capsys):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"sk-alice" + ending)))
+        assert main(["hash-key"]) == 0
+        hashed = capsys.readouterr().out.strip()
+        assert KeyHasher(bytes(16)).configured(hashed) == KeyHasher(bytes(16)).token(b"sk-alice")
+
+    def test_no_key(self, monkeypatch, capsys):
+        monkeypatch.setattr("sys.stdin", SimpleNamespace(buffer=io.BytesIO(b"\n")))
+        assert main(["hash-key"]) == 1
+        assert "no key" in capsys.readouterr().err

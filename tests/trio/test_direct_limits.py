@@ -15,6 +15,7 @@ from tests.trio.upstream_support import (
     CONNECT_TIMEOUT,
     IDLE_LIMIT,
     IDLE_TIME,
+    OK,
     Network,
     Script,
     answer_all,
@@ -75,6 +76,27 @@ async def test_connecting_has_a_limit(autojump_clock: trio.testing.MockClock) ->
     async with DirectTransport(connect) as transport:
         assert await fails(transport.send(request_to())) == "timeout"
     assert trio.current_time() == CONNECT_TIMEOUT
+
+
+async def test_a_head_has_a_limit_if_the_config_says_so(
+    nursery: trio.Nursery, autojump_clock: trio.testing.MockClock
+) -> None:
+    """Then it is a timeout, and the connection is closed."""
+
+    async def script(stream: trio.abc.Stream) -> None:
+        await read_request(stream)
+        await trio.sleep(5)
+        await stream.send_all(OK)
+        await trio.sleep_forever()
+
+    network = Network(nursery, script)
+    async with DirectTransport(network.connect) as transport:
+        assert await ask(transport, request_to(head_timeout=5.5)) == (200, b"ok")
+        before = trio.current_time()
+        assert await fails(transport.send(request_to("other", head_timeout=4.5))) == "timeout"
+        assert trio.current_time() - before == 4.5
+        assert network.open == 1
+    nursery.cancel_scope.cancel()
 
 
 async def test_silence_in_a_body_has_a_limit(nursery: trio.Nursery, autojump_clock: trio.testing.MockClock) -> None:

@@ -1,13 +1,26 @@
 """Our own connections over TLS: whom they trust, and that a cut is no end."""
 
-from contextlib import aclosing
+import ssl
+from contextlib import aclosing, suppress
 
+import attrs
 import pytest
 import trio
 import trustme
 
+from onwards_core import Secret, TlsConfig
 from onwards_trio._upstream._direct import DirectTransport
-from tests.trio.upstream_support import answer_all, ask, fails, listening, over_tls, read_all, read_request, request_to
+from tests.trio.upstream_support import (
+    answer_all,
+    ask,
+    fails,
+    listening,
+    over_tls,
+    read_all,
+    read_request,
+    request_to,
+    server_context,
+)
 
 
 async def test_a_trusted_provider(authority: trustme.CA) -> None:
@@ -96,3 +109,55 @@ async def test_leaving_closes_at_once(authority: trustme.CA) -> None:
                 scope.cancel()
                 await answer.receive()
         await gone.wait()
+
+
+async def test_a_provider_has_its_own_authorities() -> None:
+    """Those of the config, and no others; connections with other settings are not used for it."""
+    own, system = trustme.CA(), trustme.CA()
+    trusting = TlsConfig(ca=Secret(own.cert_pem.bytes().decode()))
+    connections = 0
+
+    async def script(stream: trio.abc.Stream) -> None:
+        nonlocal connections
+        connections += 1
+        await answer_all(stream)
+
+    async with listening(over_tls(own, script)) as port, DirectTransport() as transport:
+        request = request_to("127.0.0.1", port, scheme="https", tls=trusting)
+        for _ in range(2):
+            assert await ask(transport, request) == (200, b"ok")
+        assert connections == 1
+        others = TlsConfig(ca=Secret(system.cert_pem.bytes().decode()))
+        assert await fails(transport.send(attrs.evolve(request, provider=attrs.evolve(request.provider, tls=others))))
+        anyone = attrs.evolve(request.provider, tls=TlsConfig(insecure_skip_verification=True))
+        assert await ask(transport, attrs.evolve(request, provider=anyone)) == (200, b"ok")
+
+
+@pytest.mark.parametrize("apart", [False, True])
+async def test_a_certificate_is_shown_to_the_provider(
+    authority: trustme.CA, apart: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With its key beside it, or in the same text; without it there is no connection."""
+    monkeypatch.delattr("os.memfd_create") if apart else None  # as on systems that lack it
+    shown = authority.issue_cert("client@example.org")
+    chain = b"".join(pem.bytes() for pem in shown.cert_chain_pems).decode()
+    key = shown.private_key_pem.bytes().decode()
+    tls = (
+        TlsConfig(certificate=Secret(chain), key=Secret(key))
+        if apart
+        else TlsConfig(certificate=Secret(key + chain), insecure_skip_verification=True)
+    )
+    context = server_context(authority)
+    context.verify_mode = ssl.CERT_REQUIRED
+    authority.configure_trust(context)
+
+    async def script(stream: trio.abc.Stream) -> None:
+        async with trio.SSLStream(stream, context, server_side=True) as secured:
+            with suppress(trio.BrokenResourceError):
+                await answer_all(secured)
+
+    async with listening(script) as port, DirectTransport() as transport:
+        request = request_to("127.0.0.1", port, scheme="https", tls=tls)
+        assert await ask(transport, request) == (200, b"ok")
+        with_none = attrs.evolve(request.provider, tls=None)
+        assert await fails(transport.send(attrs.evolve(request, provider=with_none))) in ("connect", "reset")

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+import trustme
 
 from onwards_core import ConfigError, Secret
 from onwards_trio._load import SECRET_LIMIT, load_file, load_snapshot
@@ -139,3 +140,40 @@ class TestFile:
         assert list(snapshot.pools) == ["a"]
         warning = f"{path}: targets.a.wieght: unknown field; the nearest known one is weight"
         assert caplog.record_tuples == [("onwards.config", logging.WARNING, warning)]
+
+
+class TestTls:
+    def test_settings_from_files(self, folder):
+        """Relative to the config's folder, for pools and providers."""
+        authority = trustme.CA()
+        authority.cert_pem.write_to_path(folder / "ca.pem")
+        own = authority.issue_cert("client@example.org")
+        own.private_key_and_cert_chain_pem.write_to_path(folder / "own.pem")
+        tls = {"ca": "${file:ca.pem}", "certificate": "${file:own.pem}", "key": "${file:own.pem}"}
+        path = folder / "config.json"
+        targets = {
+            "a": {"tls": tls, "providers": [{"url": "https://h"}, {"url": "https://i", "tls": {}}]},
+            "b": [{"url": "https://h", "tls": tls}],
+        }
+        path.write_text(json.dumps({"targets": targets}))
+        pool = load_snapshot(path, bytes(16)).pools["a"]
+        assert pool.providers[0].tls.ca.reveal() == authority.cert_pem.bytes().decode().rstrip()
+        assert pool.providers[1].tls.ca is None
+
+    @pytest.mark.parametrize(
+        ("name", "contents", "problem"),
+        [
+            ("ca", "x", "expected a secret in ${file:pem} that is a PEM text with a certificate, got another string"),
+            ("key", "x", "expected a secret in ${file:pem} that is a PEM text with a key, got another string"),
+            ("ca", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n", "OpenSSL refuses the tls settings: "),
+        ],
+    )
+    def test_what_is_no_certificate(self, folder, name, contents, problem):
+        (folder / "pem").write_text(contents)
+        assert problem in problem_with(config_file(folder, "k", tls={name: "${file:pem}"}))
+
+    def test_no_verification_is_warned_of(self, folder, caplog):
+        path = config_file(folder, "k", tls={"insecure_skip_verification": True})
+        with caplog.at_level(logging.WARNING, "onwards.config"):
+            load_snapshot(path, bytes(16))
+        assert "targets.a: providers may be anyone, their certificates are not verified" in caplog.text

@@ -337,3 +337,18 @@ async def test_both_ways_over_the_network(authority: trustme.CA) -> None:
     ):
         assert await ask(transport, request_to("127.0.0.1", port, scheme="https")) == (200, b"ok")
         assert await ask(transport, request_to("127.0.0.1", http2_port, scheme="https", http2=True)) == (200, b"ok")
+
+
+async def test_a_head_has_a_limit_if_the_config_says_so(mock_clock: trio.testing.MockClock) -> None:
+    """Then it is a timeout."""
+
+    async def slow(stream: trio.abc.Stream) -> None:
+        await read_request(stream)
+        await trio.testing.wait_all_tasks_blocked()
+        mock_clock.jump(5)
+        await trio.sleep_forever()
+
+    proxy = Socks5Proxy()
+    async with listening(slow) as port, listening(proxy.script) as proxy_port, HttpcoreTransport() as transport:
+        request = request_to("127.0.0.1", port, proxy=f"socks5://127.0.0.1:{proxy_port}", head_timeout=4.5)
+        assert await fails(transport.send(request)) == "timeout"
