@@ -60,13 +60,11 @@ def _fail(problems: Iterable[str]) -> int:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    import logging
-
     import trio
 
+    from onwards_trio._log import logging_to
     from onwards_trio._serve import Options, serve
 
-    logging.basicConfig(level=args.log_level, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
     options = Options(
         config=args.targets,
         host=args.host,
@@ -82,7 +80,8 @@ def _serve(args: argparse.Namespace) -> int:
         tls_client_ca=args.tls_client_ca,
         drain_seconds=args.drain_seconds,
     )
-    trio.run(serve, options)
+    with logging_to(sys.stderr.fileno(), args.log_level):
+        trio.run(serve, options)
     return 0
 
 

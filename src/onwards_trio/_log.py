@@ -1,10 +1,68 @@
-"""One log line for each request. Whatever in it came from outside is the name of something in the config."""
+"""How the program logs, and its line for each request.
+
+Lines are written by a thread, because a pipe that nobody empties, or a slow disk, would hold up all requests. What
+does not fit into the queue is dropped, and counted.
+"""
 
 import logging
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from queue import Full, Queue
+from typing import Final
 
 from onwards_core import Record
 
+QUEUE_LIMIT: Final = 10_000
+"""Lines that may wait to be written."""
+FAREWELL: Final = 1.0
+"""Seconds at the end for the lines that still wait."""
+
 _log = logging.getLogger("onwards.exchange")
+
+
+@contextmanager
+def logging_to(descriptor: int, level: str) -> Iterator[None]:
+    """Write log lines to a file descriptor, in the background."""
+    handler = _Queued(Queue(QUEUE_LIMIT))
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    writer = threading.Thread(target=handler.write, args=(descriptor,), name="log", daemon=True)
+    root = logging.getLogger()
+    root.setLevel(level)
+    root.addHandler(handler)
+    writer.start()
+    try:
+        yield
+    finally:
+        root.removeHandler(handler)
+        with suppress(Full):
+            handler.queue.put(None, timeout=FAREWELL)
+        writer.join(FAREWELL)
+
+
+class _Queued(logging.Handler):
+    def __init__(self, queue: "Queue[str | None]") -> None:
+        super().__init__()
+        self.queue = queue
+        self._dropped = 0
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            if self._dropped:
+                self.queue.put_nowait(f"{self._dropped} log lines were dropped")
+                self._dropped = 0
+            self.queue.put_nowait(self.format(record))
+        except Full:
+            self._dropped += 1
+
+    def write(self, descriptor: int) -> None:
+        """Write all lines until the end is announced. Past Python's own files, which a stuck thread would lock."""
+        while (line := self.queue.get()) is not None:
+            data = f"{line}\n".encode(errors="backslashreplace")
+            with suppress(OSError):  # A full disk loses lines, and nothing else.
+                while data:
+                    data = data[os.write(descriptor, data) :]
 
 
 def log_record(record: Record) -> None:
