@@ -23,7 +23,7 @@ def run(*arguments, **environment):
 
 
 @contextmanager
-def running(*arguments):
+def running(*arguments, seconds=DEADLINE):
     """The program in the background, as a `Popen` with its output and errors in `stdout`."""
     process = subprocess.Popen(
         [sys.executable, "-m", "onwards_trio", *map(str, arguments)],
@@ -31,7 +31,7 @@ def running(*arguments):
         stderr=subprocess.STDOUT,
         text=True,
     )
-    alarm = threading.Timer(DEADLINE, process.kill)
+    alarm = threading.Timer(seconds, process.kill)
     alarm.start()
     try:
         with process:
