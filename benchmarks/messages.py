@@ -12,6 +12,9 @@ STREAM_FIELD = b"x-stub-stream"
 DELAY_FIELD = b"x-stub-delay"
 """A request with this field is answered after so many seconds."""
 
+SIZE_FIELD = b"x-stub-size"
+"""A request with this field is answered with so many bytes."""
+
 _EXTENSIONS = {"provider_region": "eu-1", "provider_timings": {"queue": 0.001, "prefill": 0.02}}
 
 # 600 bytes, as a short chat completion has them.
@@ -60,11 +63,18 @@ def event_chunk(now: int) -> bytes:
     return b"%x\r\n%b\r\n" % (len(event), event)
 
 
-def request(model: str, *, size: int = 0, stream: tuple[int, float] | None = None, delay: float = 0.0) -> bytes:
+def request(
+    model: str,
+    *,
+    size: int = 0,
+    stream: tuple[int, float] | None = None,
+    delay: float = 0.0,
+    answer_size: int | None = None,
+) -> bytes:
     """A whole chat completion request with the fields that OpenAI's client sends.
 
     size: the least length of the body. stream: how many events to ask for, and the seconds between them. delay: the
-    seconds that the provider takes.
+    seconds that the provider takes. answer_size: the bytes of the answer's body.
     """
     chat = {"model": model, "messages": [{"role": "user", "content": "How are things?"}], "stream": bool(stream)}
     chat["messages"][0]["content"] += " And further?" * max(0, (size - len(json.dumps(chat))) // 13 + 1)
@@ -86,6 +96,8 @@ def request(model: str, *, size: int = 0, stream: tuple[int, float] | None = Non
     }
     if stream:
         fields[STREAM_FIELD] = b"%d %f" % stream
+    if answer_size is not None:
+        fields[SIZE_FIELD] = b"%d" % answer_size
     if delay:
         fields[DELAY_FIELD] = b"%f" % delay
     lines = b"".join(b"%b: %b\r\n" % field for field in fields.items())

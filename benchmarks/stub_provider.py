@@ -11,10 +11,11 @@ import ssl
 import time
 from functools import partial
 
-from messages import ANSWER, DELAY_FIELD, FAILURE, HOST, STREAM_END, STREAM_FIELD, STREAM_HEAD, event_chunk
+from messages import ANSWER, DELAY_FIELD, FAILURE, HOST, SIZE_FIELD, STREAM_END, STREAM_FIELD, STREAM_HEAD, event_chunk
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
 _STREAM = re.compile(rb"\r\n%b: (\d+) ([\d.]+)" % STREAM_FIELD, re.IGNORECASE)
+_SIZE = re.compile(rb"\r\n%b: (\d+)" % SIZE_FIELD, re.IGNORECASE)
 _DELAY = re.compile(rb"\r\n%b: ([\d.]+)" % DELAY_FIELD, re.IGNORECASE)
 
 
@@ -47,6 +48,8 @@ class Stub(asyncio.Protocol):
         if stream := _STREAM.search(request):
             self._transport.write(STREAM_HEAD)
             self._send_events(int(stream[1]), float(stream[2]), time.monotonic())
+        elif size := _SIZE.search(request):
+            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %b\r\n\r\n" % size[1] + bytes(int(size[1])))
         elif delay := _DELAY.search(request):
             asyncio.get_running_loop().call_later(float(delay[1]), self._transport.write, self._answer)
         else:
