@@ -128,6 +128,21 @@ async def test_looking_takes_nothing() -> None:
 # Listeners
 
 
+async def test_connecting_to_an_address() -> None:
+    """It says why it failed, and leaves nothing open when it is cancelled."""
+    listener = (await open_tcp_listeners("127.0.0.1", 0))[0]
+    address = listener.socket.getsockname()
+    async with listener:
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await open_tcp_stream(*address)
+        assert scope.cancelled_caught
+        async with await open_tcp_stream("localhost", address[1]) as stream:
+            assert stream.socket.getpeername() == address
+    with pytest.raises(ConnectionRefusedError):
+        await open_tcp_stream(*address)
+
+
 async def test_many_connections_are_accepted_in_a_row() -> None:
     """Without one being lost, and with time for others in between."""
     (listener,) = await open_tcp_listeners("127.0.0.1", 0)
