@@ -10,11 +10,11 @@ import pytest
 from gateways import Stub, config
 from messages import ALIAS, event_chunk, request
 
-from onwards_core import Gateway, Request, Snapshot, Strategy, UpstreamResponded, load_config
+from onwards_core import Gateway, Request, Snapshot, UpstreamResponded, load_config
 from onwards_core._body import parse_body
-from onwards_core._fallback import provider_order
 from onwards_core._ledger import Ledger, Limit, Rate
 from onwards_core._sse import Framer
+from onwards_core._strategies import weighted_order
 
 Benchmark = Callable[..., Any]
 NOTHING_LISTENS = Stub(working=(1, 2), failing=3, tls=None, authority=None)
@@ -58,7 +58,7 @@ def test_admit(benchmark: Benchmark, gateway: Gateway) -> None:
 @pytest.mark.parametrize("providers", [2, 10, 100])
 def test_order_of_providers(benchmark: Benchmark, providers: int) -> None:
     random = Random(1)
-    benchmark(lambda: next(provider_order([1] * providers, Strategy.WEIGHTED_RANDOM, random)))
+    benchmark(lambda: next(weighted_order([1] * providers, random)))
 
 
 @pytest.mark.parametrize("identities", [1, 100_000])

@@ -3,9 +3,9 @@
     python docs/examples/asyncio_gateway.py config.json --port 3000
 
 The core decides, this file moves bytes. Each attempt at a provider gets a connection of its own. SIGHUP reloads the
-config. What a gateway on a public network needs beyond it: deadlines for clients and providers that fall silent, TLS
-towards clients, proxies towards providers, a drain at shutdown, and HTTP parsing as strict as that of `onwards_trio`;
-h11 forgives some things.
+config. What a gateway on a public network needs beyond it: deadlines for clients that fall silent, TLS towards
+clients, a provider's own `tls`, probes and proxies towards providers, a drain at shutdown, and HTTP parsing as strict
+as that of `onwards_trio`; h11 forgives some things.
 """
 
 import argparse
@@ -24,12 +24,19 @@ import h11
 
 from onwards_core import (
     BodyCollected,
+    BodyRead,
+    BreakOff,
     CollectBody,
     ConfigError,
     Event,
+    Exchange,
     FailureReason,
     Gateway,
     Headers,
+    KeepAlive,
+    PassedOn,
+    PassOn,
+    ReadBody,
     Request,
     Respond,
     SendUpstream,
@@ -38,13 +45,14 @@ from onwards_core import (
     Transform,
     UpstreamFailed,
     UpstreamResponded,
+    Wait,
+    WaitOver,
     error,
     load_config,
 )
 
 READ_SIZE = 64 * 1024
 BODY_LIMIT = 64 * 1024 * 1024
-CONNECT_SECONDS = 10
 TLS = ssl.create_default_context()
 
 
@@ -60,17 +68,44 @@ async def answer(gateway: Gateway, request: Request, client: "Client") -> None:
         while True:
             event: Event
             match action:
-                case SendUpstream():
-                    event = await upstream.send(action)
-                case CollectBody():
-                    event = await upstream.collect(action.limit)
+                case SendUpstream() | ReadBody() | CollectBody() | Wait():
+                    if exchange.keep_alive is None:
+                        event = await upstream.carry_out(action)
+                    else:
+                        event = await keeping_alive(exchange, exchange.keep_alive, upstream, action, client)
+                case PassOn():
+                    await client.pass_on(action)
+                    event = PassedOn()
                 case StreamThrough():
-                    return await client.stream(action, upstream)
+                    if not await client.stream(action, upstream):
+                        exchange.answer_broke(now())
+                    return None
                 case Respond():
                     return await client.respond(action)
+                case BreakOff():
+                    return await client.send_body(action.data)
                 case _:
                     assert_never(action)
             action = exchange.feed(event, now())
+
+
+async def keeping_alive(
+    exchange: Exchange,
+    keep_alive: KeepAlive,
+    upstream: "Upstream",
+    action: SendUpstream | ReadBody | CollectBody | Wait,
+    client: "Client",
+) -> Event:
+    """Carry the action out, and send something to the client as often as it wants while that takes time."""
+    working = asyncio.create_task(upstream.carry_out(action))
+    try:
+        while not (await asyncio.wait([working], timeout=keep_alive.interval))[0]:
+            await client.keep_alive(keep_alive)
+            exchange.answer_begun()
+    except BaseException:
+        working.cancel()
+        raise
+    return await working
 
 
 # The provider's side.
@@ -89,50 +124,85 @@ class Upstream:
 
     def __init__(self) -> None:
         self._writer: asyncio.StreamWriter | None = None
+        self._ended = False
 
     def close(self) -> None:
         if self._writer is not None:
             self._writer.transport.abort()  # At once: there is nothing to be flushed, and nobody to wait for.
 
-    async def send(self, action: SendUpstream) -> UpstreamResponded | UpstreamFailed:
+    async def carry_out(self, action: SendUpstream | ReadBody | CollectBody | Wait) -> Event:
+        try:
+            match action:
+                case SendUpstream():
+                    return await self._send(action)
+                case ReadBody():
+                    return await self._read(action.until)
+                case CollectBody():
+                    return await self._collect(action.limit)
+                case Wait():
+                    self.close()
+                    await asyncio.sleep(action.until - asyncio.get_running_loop().time())
+                    return WaitOver()
+                case _:
+                    assert_never(action)
+        except UpstreamError as failure:
+            return UpstreamFailed(failure.reason)
+
+    async def _send(self, action: SendUpstream) -> UpstreamResponded:
         self.close()
-        if action.provider.proxy is not None:
-            return UpstreamFailed("connect")  # Not implemented here, and never to be gone around.
-        url = action.provider.url
+        provider, url = action.provider, action.provider.url
+        if provider.proxy is not None or provider.tls is not None:
+            raise UpstreamError("connect")  # Not implemented here, and never to be gone around.
         tls = TLS if url.scheme == "https" else None
         try:
-            async with asyncio.timeout(CONNECT_SECONDS):
+            async with asyncio.timeout(provider.connect_timeout):
                 self._reader, self._writer = await asyncio.open_connection(url.host, url.port, ssl=tls)
         except TimeoutError:
-            return UpstreamFailed("timeout")
+            raise UpstreamError("connect_timeout") from None
         except OSError:
-            return UpstreamFailed("connect")
+            raise UpstreamError("connect") from None
+        self._ended = False
+        self._idle_timeout = provider.idle_timeout
         self._codec = h11.Connection(h11.CLIENT)
         head = h11.Request(method=action.method, target=action.target, headers=action.headers)
         for part in (head, h11.Data(action.body), h11.EndOfMessage()):
             # Without waiting: a provider may answer before it has read all of a large body.
             self._writer.write(self._codec.send(part) or b"")
         try:
-            while not isinstance(response := await self._next_event(), h11.Response):
-                pass  # An interim one, such as 103 Early Hints.
-        except UpstreamError as failure:
-            return UpstreamFailed(failure.reason)
+            async with asyncio.timeout(provider.head_timeout):
+                while not isinstance(response := await self._next_event(), h11.Response):
+                    pass  # An interim one, such as 103 Early Hints.
+        except TimeoutError:
+            raise UpstreamError("head_timeout") from None
         return UpstreamResponded(response.status_code, list(response.headers))
 
-    async def collect(self, limit: int) -> BodyCollected | UpstreamFailed:
-        body = bytearray()
+    async def _read(self, until: float | None) -> BodyRead | WaitOver:
+        timeout = asyncio.timeout_at(until)
         try:
-            while piece := await self.receive():
-                body += piece
-                if len(body) > limit:
-                    return UpstreamFailed("too_large")
-        except UpstreamError as failure:
-            return UpstreamFailed(failure.reason)
+            async with timeout:
+                data = await self.receive()
+        except TimeoutError:
+            return WaitOver()
+        return BodyRead(data, ended=self._ended)
+
+    async def _collect(self, limit: int) -> BodyCollected | UpstreamFailed:
+        body = bytearray()
+        while piece := await self.receive():
+            body += piece
+            if len(body) > limit:
+                return UpstreamFailed("too_large")
         return BodyCollected(bytes(body))
 
     async def receive(self) -> bytes:
         """The body's next piece, `b""` at its proper end. Raises `UpstreamError`."""
-        event = await self._next_event()
+        if self._ended:
+            return b""
+        try:
+            async with asyncio.timeout(self._idle_timeout):
+                event = await self._next_event()
+        except TimeoutError:
+            raise UpstreamError("idle_timeout") from None
+        self._ended = not isinstance(event, h11.Data)
         return bytes(event.data) if isinstance(event, h11.Data) else b""
 
     async def _next_event(self) -> object:
@@ -202,28 +272,39 @@ class Client:
 
     async def respond(self, action: Respond) -> None:
         await self._start(action.status, [*action.headers, (b"content-length", b"%d" % len(action.body))])
-        await self._send_body(action.body)
+        await self.send_body(action.body)
         await self._send(h11.EndOfMessage())
 
-    async def stream(self, action: StreamThrough, upstream: Upstream) -> None:
-        """Pass the body on piece by piece. One that breaks off is left without its end."""
-        await self._start(action.status, action.headers)
+    async def keep_alive(self, keep_alive: KeepAlive) -> None:
+        await self._begin(keep_alive.status, keep_alive.headers)
+        await self.send_body(keep_alive.comment)
+
+    async def pass_on(self, action: PassOn) -> None:
+        await self._begin(action.status, action.headers)
+        await self.send_body(action.data)
+
+    async def stream(self, action: StreamThrough, upstream: Upstream) -> bool:
+        """Pass the body on piece by piece. One that breaks off is left without its end, and the result is false."""
+        await self._begin(action.status, action.headers)
+        await self.send_body(action.data)
         if await self._pump(action.transform, upstream):
             await self._send(h11.EndOfMessage())
-        elif action.transform:
-            await self._send_body(action.transform.abort())
+            return True
+        if action.transform:
+            await self.send_body(action.transform.abort())
+        return False
 
     async def _pump(self, transform: Transform | None, upstream: Upstream) -> bool:
         """Whether the body came to its proper end."""
         try:
             while piece := await upstream.receive():
-                await self._send_body(transform.feed(piece) if transform else piece)
+                await self.send_body(transform.feed(piece) if transform else piece)
                 if transform and transform.failed:
                     return False
         except UpstreamError:
             return False
         if transform:
-            await self._send_body(transform.finish())
+            await self.send_body(transform.finish())
         return not (transform and transform.failed)
 
     @property
@@ -231,11 +312,15 @@ class Client:
         """Whether both messages ended such that another request can follow."""
         return self._codec.our_state is h11.DONE and self._codec.their_state is h11.DONE
 
+    async def _begin(self, status: int, headers: Headers) -> None:
+        if self._codec.our_state is h11.SEND_RESPONSE:
+            await self._start(status, headers)
+
     async def _start(self, status: int, headers: Headers) -> None:
         self._has_body = self._method != "HEAD" and status not in (204, 304)
         await self._send(h11.Response(status_code=status, headers=headers))
 
-    async def _send_body(self, data: bytes) -> None:
+    async def send_body(self, data: bytes) -> None:
         if data and self._has_body:
             await self._send(h11.Data(data))
 

@@ -1,7 +1,7 @@
 """What comes out of an `Exchange`: what its driver has to do next.
 
-A closed union of frozen classes. Nothing may reach the client before `StreamThrough` or `Respond`; after one
-of them there is no fallback any more.
+A closed union of frozen classes. `StreamThrough`, `Respond` and `BreakOff` are the last ones. Nothing of a provider
+reaches the client before one of them or `PassOn`; from there on there is no fallback any more.
 """
 
 from typing import Protocol, TypeAlias
@@ -54,8 +54,35 @@ class CollectBody:
 
 
 @attrs.frozen
+class ReadBody:
+    """Read the next piece of the open response's body; answer with `BodyRead`, `UpstreamFailed` or `WaitOver`."""
+
+    until: float | None
+    """When to stop waiting: seconds on the driver's clock."""
+
+
+@attrs.frozen
+class Wait:
+    """Do nothing until then, and answer with `WaitOver`. An open response is to be discarded at once."""
+
+    until: float
+    """Seconds on the driver's clock."""
+
+
+@attrs.frozen
+class PassOn:
+    """Begin the answer with this head and the first bytes of its body; answer with `PassedOn`."""
+
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    """Without `content-length`."""
+    data: bytes = attrs.field(repr=False)
+
+
+@attrs.frozen
 class StreamThrough:
-    """Pass the open response on: this head, then its body as it arrives, through `transform` if there is one.
+    """Pass the open response on: this head, unless the answer was begun already; then `data`, which was read of the
+    body, and the rest as it arrives, both through `transform` if there is one.
 
     When the body breaks off, or the transform fails, the client's connection is closed so that the answer
     does not look complete.
@@ -65,6 +92,7 @@ class StreamThrough:
     headers: Headers = attrs.field(repr=False)
     """Without framing: `content-length` only where the body passes unchanged."""
     transform: Transform | None
+    data: bytes = attrs.field(repr=False, default=b"")
 
 
 @attrs.frozen
@@ -77,4 +105,23 @@ class Respond:
     body: bytes
 
 
-Action: TypeAlias = SendUpstream | CollectBody | StreamThrough | Respond
+@attrs.frozen
+class BreakOff:
+    """Send these last bytes of an answer that was begun, and close the connection such that it does not look
+    complete; an open response is to be discarded."""
+
+    data: bytes
+
+
+Action: TypeAlias = SendUpstream | CollectBody | ReadBody | Wait | PassOn | StreamThrough | Respond | BreakOff
+
+
+@attrs.frozen
+class KeepAlive:
+    """What a driver sends to a client that waits for long; see `Exchange.keep_alive`."""
+
+    interval: float
+    """Seconds."""
+    status: int
+    headers: Headers = attrs.field(repr=False)
+    comment: bytes

@@ -7,6 +7,7 @@ import attrs
 
 from onwards_core._actions import Respond
 from onwards_core._body import Body, OpaqueBody, parse_body
+from onwards_core._config import RoutingActionType
 from onwards_core._errors import error
 from onwards_core._events import Request
 from onwards_core._keys import token_from
@@ -15,6 +16,7 @@ from onwards_core._models import models_response
 from onwards_core._record import Record
 from onwards_core._request import safe_target
 from onwards_core._snapshot import Pool, Snapshot
+from onwards_core._strict import Endpoint, endpoint
 
 _UNSAFE = error("bad_request", "The request target is not a plain absolute path.")
 _NO_MODEL = error("model_not_found", param="model")
@@ -25,7 +27,13 @@ class Admission:
     """A request that may go to its pool's providers."""
 
     pool: Pool
+    model: str
+    """What the client asked for: the pool's alias, unless a rule redirected it."""
     body: Body = attrs.field(repr=False)
+    renamed: str | None
+    """What `model` has to become, unless the provider says otherwise: the alias that a rule redirected to."""
+    endpoint: Endpoint | None
+    """In strict mode: what the request was held to, and its answer will be."""
     permit: Permit
     """For key and pool."""
 
@@ -42,20 +50,37 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if listing := models_response(snapshot, request.method, record.path, digest):
         return listing
 
+    strictly = None
+    if snapshot.strict:
+        strictly = endpoint(record.path)
+        if strictly is None or request.method != "POST":
+            return error("not_found")
+
     depth = snapshot.server.json_depth
     named = _named(request, fields, depth)
     if isinstance(named, Respond):
         return named
-    alias, body = named
-    pool = snapshot.pools.get(alias)
+    model, body = named
+    pool = snapshot.pools.get(model)
     if pool is None:
         return _NO_MODEL
-    record.alias = alias
+    record.alias = pool.alias
 
     if not pool.opens(digest):
         return _not_opened(digest)
+    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
+    if key_limits is not None:
+        record.key = key_limits.name
+    if pool.rules:
+        routed = _routed(pool, snapshot, digest, key_limits.labels if key_limits else {})
+        if isinstance(routed, Respond):
+            return routed
+        pool = routed
+        record.alias = pool.alias
     if not pool.providers:
         return error("service_unavailable")
+    if strictly is not None and (fault := strictly.check_request(request.body)):
+        return error("bad_request", fault.message, param=fault.param)
 
     if body is None:
         # Where a header names the pool, any body will do, unless a provider's own model has to go into it.
@@ -63,17 +88,30 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
         parsed = _parsed(request, depth) if replaced else OpaqueBody(request.body)
         if isinstance(parsed, Respond):
             return parsed
-        body = parsed
+        body, renamed = parsed, None
+    else:
+        renamed = pool.alias if pool.alias != model else None
 
     limits = [pool.limit]
-    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
     if key_limits is not None:
-        record.key = key_limits.name
         limits.append(key_limits.limit)
     permit = ledger.acquire(limits, now)
     if isinstance(permit, Refusal):
         return refused(permit)
-    return Admission(pool, body, permit)
+    return Admission(pool, model, body, renamed, strictly, permit)
+
+
+def _routed(pool: Pool, snapshot: Snapshot, digest: bytes | None, labels: Mapping[str, str]) -> Pool | Respond:
+    """The pool that the rules give to a key with these labels. They are followed once: that pool may still deny."""
+    action = pool.action(labels)
+    if action is not None and action.target is not None:
+        pool = snapshot.pools[action.target]
+        if not pool.opens(digest):
+            return _not_opened(digest)
+        action = pool.action(labels)
+    if action is not None and action.type is RoutingActionType.DENY:
+        return error("forbidden", "The API key may not use this model.")
+    return pool
 
 
 def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> Respond | None:

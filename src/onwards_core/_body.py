@@ -26,6 +26,10 @@ class Body(Protocol):
         """The model that it names; None if it names none, or not by a string."""
         ...
 
+    def member(self, name: str) -> bytes | None:
+        """The JSON of a member of an object at the top level; None if there is none."""
+        ...
+
     def with_model(self, model: str | None) -> bytes:
         """The body to send on, naming this model (None: as it is). A body that names none stays as it is."""
         ...
@@ -82,6 +86,9 @@ class OpaqueBody:
     _raw: bytes = attrs.field(repr=False)
     model: None = None
 
+    def member(self, name: str) -> bytes | None:
+        return None
+
     def with_model(self, model: str | None) -> bytes:
         return self._raw
 
@@ -99,6 +106,10 @@ class JsonBody:
             return _string.decode(self._members["model"])
         except (KeyError, msgspec.DecodeError, UnicodeError):
             return None
+
+    def member(self, name: str) -> bytes | None:
+        value = self._members.get(name)
+        return None if value is None else bytes(value)
 
     def with_model(self, model: str | None) -> bytes:
         if "model" not in self._members:
@@ -126,6 +137,9 @@ class MultipartBody:
     _raw: bytes = attrs.field(repr=False)
     _start: int
     _end: int
+
+    def member(self, name: str) -> bytes | None:
+        return None
 
     @property
     def model(self) -> str | None:

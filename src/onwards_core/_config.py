@@ -15,7 +15,10 @@ from onwards_core._values import (
     ClientKey,
     FieldValue,
     FieldValueStart,
+    GrowthFactor,
     JsonDepth,
+    Milliseconds,
+    Path,
     PositiveInteger,
     PositiveNumber,
     PrivateKey,
@@ -23,6 +26,7 @@ from onwards_core._values import (
     ProxyUrl,
     RequestFieldName,
     ResponseFieldName,
+    Share,
     StatusPattern,
     Text,
     UrlField,
@@ -49,6 +53,30 @@ class Strategy(enum.Enum):
 
     WEIGHTED_RANDOM = "weighted_random"
     PRIORITY = "priority"
+    LEAST_CONNECTIONS = "least_connections"
+    ROUND_ROBIN = "round_robin"
+    LOWEST_LATENCY = "lowest_latency"
+    AFFINITY = "affinity"
+
+
+class Jitter(enum.Enum):
+    """How a delay is spread, so that clients that failed together do not come back together."""
+
+    FULL = "full"
+    NONE = "none"
+
+
+class RoutingActionType(enum.Enum):
+    """What a routing rule does."""
+
+    DENY = "deny"
+    REDIRECT = "redirect"
+
+
+class BodyField(enum.Enum):
+    """A field of a request's body that tells who asks."""
+
+    USER = "user"
 
 
 @attrs.frozen(kw_only=True)
@@ -71,6 +99,7 @@ class TimeoutsConfig:
     """How long a provider may take: seconds. What is left out is the pool's, or else the default."""
 
     connect: PositiveNumber | None = _field("Until a connection stands, TLS and proxy included; 10 by default.", None)
+    first_content: PositiveNumber | None = _field("Until the first content of an event stream; no limit.", None)
     idle: PositiveNumber | None = _field("Between two pieces of an answer; 300 by default.", None)
 
 
@@ -105,6 +134,10 @@ class ProviderConfig:
     request_timeout_secs: PositiveNumber | None = _field("How long the head of its answer may take; no limit.", None)
     timeouts: TimeoutsConfig | None = _field("How long other things may take.", None)
     tls: TlsConfig | None = _field("How connections to it are secured, other than by the system's defaults.", None)
+    trusted: Boolean | None = _field("Let its errors through strict mode; the pool's if left out.", None)
+    propagate_trace_context: Boolean | None = _field(
+        "Send a client's trace headers on; only to trusted ones if left out.", None
+    )
 
 
 @attrs.frozen(kw_only=True)
@@ -115,12 +148,82 @@ class TargetConfig(ProviderConfig):
 
 
 @attrs.frozen(kw_only=True)
+class BackoffConfig:
+    """How long to wait before the next attempt: `min(initial_ms * factor ** (n - 1), max_ms)` before retry n."""
+
+    initial_ms: Milliseconds = _field("Before the first retry.")
+    max_ms: Milliseconds = _field("The longest delay.", 5000)
+    factor: GrowthFactor = _field("By how much each delay is longer than the one before.", 2.0)
+    jitter: Annotated[Jitter, choice(Jitter)] = _field(
+        "full: a random part of the delay; none: all of it.", Jitter.FULL
+    )
+
+
+@attrs.frozen(kw_only=True)
 class FallbackConfig:
     """When another provider is tried."""
 
     enabled: Boolean = _field("Whether it ever is.", False)
     on_status: list[StatusPattern] = _field("Statuses and their prefixes: 503, 50, 5.", factory=list)
     on_rate_limit: Boolean = _field("Also when a provider is at its own limit.", False)
+    on_embedded_error: Boolean | None = _field(
+        "Also when a 2xx answer turns out to be an error before its first content; if left out, as `enabled`.", None
+    )
+    max_attempts: PositiveInteger | None = _field("As many as there are providers; more start another pass.", None)
+    with_replacement: Boolean = _field("weighted_random may draw the same provider again.", False)
+    backoff: BackoffConfig | None = _field("How long to wait before the next attempt; not at all if left out.", None)
+    max_total_backoff_ms: Milliseconds | None = _field("How long to wait in all; no limit.", None)
+    honor_retry_after: Boolean = _field("Leave a provider alone for as long as it asks for.", True)
+    retry_non_idempotent_on_timeout: Boolean | None = _field(
+        "Send a request again whose outcome is unknown; if left out, only for inference.", None
+    )
+
+
+@attrs.frozen(kw_only=True)
+class ProbeConfig:
+    """Requests of the gateway's own that tell whether a provider is well: a GET with its credential."""
+
+    path: Path = _field("Below the provider's URL, as a client would ask for it: /v1/models.")
+    interval_secs: PositiveNumber = _field("Between two probes.", 10)
+    timeout_secs: PositiveNumber = _field("After which one has failed.", 5)
+
+
+@attrs.frozen(kw_only=True)
+class HealthConfig:
+    """When a provider is left out for a while. The last healthy one of a pool never is."""
+
+    consecutive_failures: PositiveInteger | None = _field("After so many failures in a row; null: never.", 5)
+    failure_rate: Share | None = _field("After this share of failures within the window; never if left out.", None)
+    window_secs: PositiveNumber = _field("What `failure_rate` looks at.", 30)
+    min_requests: PositiveInteger = _field("Within the window, before its rate means anything.", 10)
+    cooldown_secs: PositiveNumber = _field("For how long; doubles each time.", 10)
+    max_cooldown_secs: PositiveNumber = _field("The longest it may become.", 300)
+    probe: ProbeConfig | None = _field("Ask the providers themselves, too.", None)
+
+
+@attrs.frozen(kw_only=True)
+class AffinityConfig:
+    """What the strategy `affinity` keeps together. One of the three."""
+
+    header: RequestFieldName | None = _field("Requests with the same value of this header.", None)
+    body: Annotated[BodyField, choice(BodyField)] | None = _field("Requests with the same value of this field.", None)
+    prompt_bytes: PositiveInteger | None = _field("Requests whose prompts begin with the same bytes.", None)
+
+
+@attrs.frozen(kw_only=True)
+class RoutingAction:
+    """What a rule does with a request: `deny` answers 403, `redirect` takes another alias's pool."""
+
+    type: Annotated[RoutingActionType, choice(RoutingActionType)] = _field("deny or redirect.")
+    target: Text | None = _field("The alias to redirect to.", None)
+
+
+@attrs.frozen(kw_only=True)
+class RoutingRule:
+    """What happens to requests with certain keys."""
+
+    match_labels: dict[Text, Text] = _field("Labels of a key that all have to have these values.")
+    action: RoutingAction = _field("What happens to them.")
 
 
 @attrs.frozen(kw_only=True)
@@ -142,6 +245,13 @@ class PoolConfig:
     request_timeout_secs: PositiveNumber | None = _field("For providers that do not say otherwise.", None)
     timeouts: TimeoutsConfig | None = _field("For providers that do not say otherwise.", None)
     tls: TlsConfig | None = _field("For providers that do not say otherwise.", None)
+    affinity: AffinityConfig | None = _field("What the strategy `affinity` goes by.", None)
+    health: HealthConfig | None = _field("When a provider is left out for a while; never if left out.", None)
+    stream_keepalive_secs: PositiveNumber | None = _field(
+        "Send a comment so often to who waits for a stream's first content; never if left out.", None
+    )
+    routing_rules: list[RoutingRule] = _field("What happens to certain keys; the first that matches.", factory=list)
+    trusted: Boolean = _field("Let its providers' errors through strict mode.", False)
 
 
 @attrs.frozen(kw_only=True)
@@ -151,6 +261,7 @@ class KeyDefinition:
     key: ClientKey = _field("The key itself.")
     rate_limit: RateLimit | None = _field("Of the key, over all pools.", None)
     concurrency_limit: ConcurrencyLimit | None = _field("Of the key, over all pools.", None)
+    labels: dict[Text, Text] = _field("What routing rules go by.", factory=dict)
 
 
 @attrs.frozen(kw_only=True)
@@ -197,6 +308,7 @@ class ConfigFile:
     auth: AuthConfig | None = _field("Clients' keys.", None)
     server: ServerConfig = _field("What clients may take up.", factory=ServerConfig)
     http_pool: HttpPoolConfig = _field("Connections to providers that are kept.", factory=HttpPoolConfig)
+    strict_mode: Boolean = _field("Only OpenAI's endpoints, requests and answers.", False)
 
 
 @attrs.frozen(kw_only=True)

@@ -78,3 +78,15 @@ def decoder(content_encoding: bytes | None) -> Decoder | None:
         case b"deflate":
             return Decoder(gzip=False)
     raise CannotDecode("unsupported content-encoding")
+
+
+def decoded(body: bytes, content_encoding: bytes | None) -> bytes:
+    """A whole body without its `content-encoding`, at most 16 MiB. Raises `CannotDecode`."""
+    decode = decoder(content_encoding)
+    if decode is not None:
+        body = b"".join(decode.feed(body))
+        if not decode.complete:
+            raise CannotDecode("ends too early")
+    if len(body) > MAX_DECODED:
+        raise CannotDecode("decodes to too much")
+    return body

@@ -20,6 +20,7 @@ _CATALOGUE = {
     "unauthenticated": (401, _INVALID, "This model needs an API key: send it as 'Authorization: Bearer KEY'."),
     "forbidden": (403, _INVALID, "The API key is not valid for this model."),
     "model_not_found": (404, _INVALID, "The model does not exist."),
+    "not_found": (404, _INVALID, "The gateway has no such route."),
     "payload_too_large": (413, _INVALID, "The request body is too large."),
     "rate_limit": (429, _LIMIT, "Too many requests. Try again after the time in the Retry-After header."),
     "concurrency_limit_exceeded": (429, _LIMIT, "Too many requests at the same time. Try again shortly."),
@@ -66,6 +67,11 @@ def upstream_error(status: int) -> bytes:
     return envelope("The provider failed to handle the request.", _INTERNAL, "internal_error")
 
 
+def error_event(body: bytes) -> bytes:
+    """An error's body as the last event of an event stream."""
+    return b"data: " + body + b"\n\n"
+
+
 def broken_stream_event(message: str = "The provider's answer broke off.") -> bytes:
     """The last event of an event stream that its provider did not finish."""
-    return b"data: " + envelope(message, _INTERNAL, "bad_gateway") + b"\n\n"
+    return error_event(envelope(message, _INTERNAL, "bad_gateway"))

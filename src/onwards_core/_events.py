@@ -10,12 +10,23 @@ import attrs
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order received; names in lower case, values without outer white space."""
 
-FailureReason: TypeAlias = Literal["connect", "timeout", "reset", "protocol", "too_large", "no_memory"]
+FailureReason: TypeAlias = Literal[
+    "connect",
+    "connect_timeout",
+    "head_timeout",
+    "first_content_timeout",
+    "idle_timeout",
+    "reset",
+    "protocol",
+    "too_large",
+    "no_memory",
+]
 """Why there is no (complete) answer.
 
-`connect`: no connection could be made, TLS included. `timeout`: a deadline passed. `reset`: the provider
-closed or reset the connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over
-its limit. `no_memory`: the driver can't hold a collected body at the moment.
+`connect`: no connection could be made, TLS included. The timeouts: the provider's `connect_timeout`, `head_timeout` or
+`idle_timeout` passed; `first_content_timeout` is the exchange's own finding. `reset`: the provider closed or reset the
+connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over its limit. `no_memory`: the
+driver can't hold a collected body at the moment.
 """
 
 
@@ -48,7 +59,7 @@ class UpstreamResponded:
 
 @attrs.frozen
 class UpstreamFailed:
-    """Answer to `SendUpstream` or `CollectBody`: there is no response, or its body did not end properly."""
+    """Answer to `SendUpstream`, `CollectBody` or `ReadBody`: there is no response, or its body did not end properly."""
 
     reason: FailureReason
 
@@ -60,4 +71,23 @@ class BodyCollected:
     body: bytes = attrs.field(repr=False)
 
 
-Event: TypeAlias = UpstreamResponded | UpstreamFailed | BodyCollected
+@attrs.frozen
+class BodyRead:
+    """Answer to `ReadBody`: the next piece of the body."""
+
+    data: bytes = attrs.field(repr=False)
+    ended: bool
+    """Whether the body has come to its proper end with it."""
+
+
+@attrs.frozen
+class WaitOver:
+    """Answer to `Wait`, and to `ReadBody` if nothing came in its time."""
+
+
+@attrs.frozen
+class PassedOn:
+    """Answer to `PassOn`: the client has it."""
+
+
+Event: TypeAlias = UpstreamResponded | UpstreamFailed | BodyCollected | BodyRead | WaitOver | PassedOn

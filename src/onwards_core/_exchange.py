@@ -8,50 +8,76 @@ out, one event in: `begin` gives the first action, each `feed` takes what became
 one, until one of them ends it. States are named after what the exchange waits for:
 
     NEW         `begin`. A refused exchange goes straight to DONE.
-    SENDING     what became of `SendUpstream`. A failure, or a status to fall back on, leads to the next provider and
-                back here; a response to `CollectBody` or to the end.
-    COLLECTING  the whole body of a plain answer that has to be sanitized; then the end.
-    DONE        nothing: the last action was `StreamThrough` or `Respond`.
+    SENDING     what became of `SendUpstream`. A failure, or a status to fall back on, leads to the next provider,
+                perhaps by way of WAITING; a response to READING, COLLECTING or the end.
+    WAITING     the end of `Wait`; then SENDING.
+    READING     the beginning of an event stream, up to its first content. Without any, it has failed as above.
+    PASSING     the end of `PassOn`, for what came before the first content and is not to be held back any longer;
+                then READING again.
+    COLLECTING  the whole body of a plain answer that has to be looked into; then the end, or the next provider.
+    DONE        nothing: the last action was `StreamThrough`, `Respond` or `BreakOff`.
 
-Nothing reaches the client before DONE, so an attempt that is given up leaves no trace with the client; from DONE on
-there is no fallback.
+Nothing of a provider reaches the client before DONE or PASSING, so an attempt that is given up leaves no trace with
+the client; from there on there is no fallback. A client that was kept waiting with comments (`keep_alive`) has
+the head of an event stream already: what would have been a whole answer becomes that stream's last event.
 
 The exchange holds the permits of key and pool from `admit` on, and those of the provider that is being tried. When the
-next provider has been found, the last one's go back; `close` gives back the rest. It is synchronous, so no
-cancellation can come between.
+next provider has been found, or has to be waited for, the last one's go back; `close` gives back the rest. It is
+synchronous, so no cancellation can come between.
 
 When no provider is left, the client gets what came of the last attempt: its response, which the driver still holds
-open, else a 502 or 504. A provider at its own limit was not tried; if none was, the client gets a 429.
+open, else a 502 or 504. A provider at its own limit was not tried; if none was, the client gets a 429. Providers that
+are left out because they failed or asked for it are tried all the same if there is nobody else.
 """
 
 import enum
+import math
 import warnings
 from random import Random
 from types import TracebackType
-from typing import Self, assert_never
+from typing import Final, Self, assert_never
 
-from onwards_core._actions import Action, CollectBody, Respond, SendUpstream, StreamThrough
+from onwards_core._actions import (
+    Action,
+    BreakOff,
+    CollectBody,
+    KeepAlive,
+    PassOn,
+    ReadBody,
+    Respond,
+    SendUpstream,
+    StreamThrough,
+    Wait,
+)
 from onwards_core._admission import Admission, check, refused, screen
-from onwards_core._decoding import MAX_DECODED, CannotDecode, decoder
-from onwards_core._errors import error, overloaded, upstream_error
+from onwards_core._attempts import Attempts, Upkeep
+from onwards_core._decoding import MAX_DECODED, CannotDecode, decoded, decoder
+from onwards_core._embedded import embedded_error
+from onwards_core._errors import error, error_event, overloaded, upstream_error
 from onwards_core._events import (
     BodyCollected,
+    BodyRead,
     Event,
     FailureReason,
     Headers,
+    PassedOn,
     Request,
     UpstreamFailed,
     UpstreamResponded,
+    WaitOver,
 )
-from onwards_core._fallback import provider_order
-from onwards_core._ledger import Ledger, Permit, Refusal
+from onwards_core._health import Health
+from onwards_core._ledger import Ledger, Refusal
+from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Attempt, Record
 from onwards_core._request import client_headers, upstream_headers, upstream_target
-from onwards_core._sanitize import PassEvents, SanitizeEvents, sanitize_completion
+from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider, Snapshot
+from onwards_core._strategies import Balancer, affinity_key
+from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
 
 # What describes a body that the client does not get as the provider sent it.
-_ABOUT_BODY = frozenset(
+_ABOUT_BODY: Final = frozenset(
     (
         b"content-length",
         b"content-encoding",
@@ -64,13 +90,21 @@ _ABOUT_BODY = frozenset(
         b"digest",
     )
 )
-# An event stream may get a closing error event, so it can't promise a length.
-_LENGTH = frozenset((b"content-length",))
+_LENGTH: Final = frozenset((b"content-length",))
+_JSON: Final[Headers] = [(b"content-type", b"application/json")]
+_KEPT_ALIVE: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
+_COMMENT: Final = b": keep-alive\n\n"
+
+_UNTOUCHED: Final = Untouched()
+_GENERIC_ERRORS: Final = GenericErrors()
 
 
 class _State(enum.Enum):
     NEW = enum.auto()
     SENDING = enum.auto()
+    WAITING = enum.auto()
+    READING = enum.auto()
+    PASSING = enum.auto()
     COLLECTING = enum.auto()
     DONE = enum.auto()
     CLOSED = enum.auto()
@@ -85,7 +119,8 @@ class Gateway:
     def __init__(self, snapshot: Snapshot, *, random: Random) -> None:
         self.snapshot = snapshot
         self.ledger = Ledger()
-        self._random = random
+        self.health = Health()
+        self._upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
 
     def admit(self, request: Request, now: float, record: Record | None = None) -> "Exchange":
         """Check a request and take the permits of its key and pool.
@@ -96,7 +131,13 @@ class Gateway:
         """
         record = record or Record.of(request, now)
         admission = check(request, record, self.snapshot, self.ledger, now)
-        return Exchange(request, record, admission, self.ledger, self._random)
+        return Exchange(request, record, admission, self._upkeep)
+
+    def prune(self, now: float) -> None:
+        """Forget what no longer counts. To be called now and then."""
+        self.ledger.prune(now)
+        self.health.prune(now)
+        self._upkeep.balancer.prune(now)
 
     def screen(self, head: Request, now: float) -> Respond | None:
         """The answer to a request that need not be read any further: `head` is all of it but the body.
@@ -107,21 +148,28 @@ class Gateway:
 
 
 class Exchange:
-    """Call `begin` once, then `feed` for each action until `StreamThrough` or `Respond`; then `close`, or leave the
-    `with` block. Another order raises `RuntimeError`."""
+    """Call `begin` once, then `feed` for each action until `StreamThrough`, `Respond` or `BreakOff`; then `close`, or
+    leave the `with` block. Another order raises `RuntimeError`."""
 
-    def __init__(
-        self, request: Request, record: Record, admission: Admission | Respond, ledger: Ledger, random: Random
-    ) -> None:
+    def __init__(self, request: Request, record: Record, admission: Admission | Respond, upkeep: Upkeep) -> None:
         self.record = record
+        self.keep_alive: KeepAlive | None = None
+        """What the client gets whenever an action takes so long: the head once (then call `answer_begun` before
+        `feed`), the comment each time."""
         self._request = request
         self._admission = admission
-        self._ledger = ledger
-        self._random = random
+        self._upkeep = upkeep
         self._state = _State.NEW
-        self._permits: list[Permit] = [admission.permit] if isinstance(admission, Admission) else []
-        self._refusals: list[Refusal] = []
-        """Of providers at their own limits."""
+        self._begun = False
+        """Whether the client has the head of an event stream."""
+        self._passed_on = False
+        """Whether the client has something of the provider's answer."""
+        if isinstance(admission, Admission):
+            self._pool = pool = admission.pool
+            key = affinity_key(pool.affinity, request, admission.body) if pool.affinity else None
+            self._attempts = Attempts(pool, record, upkeep, key)
+            if pool.stream_keepalive is not None and admission.body.member("stream") == b"true":
+                self.keep_alive = KeepAlive(pool.stream_keepalive, 200, _KEPT_ALIVE, _COMMENT)
 
     # Lifetime
 
@@ -136,8 +184,9 @@ class Exchange:
     def close(self) -> None:
         """Give all permits back. May be called again."""
         self._state = _State.CLOSED
-        for permit in self._permits:
-            permit.release()
+        if isinstance(self._admission, Admission):
+            self._attempts.close()
+            self._admission.permit.release()
 
     def __del__(self) -> None:
         if self._state is not _State.CLOSED:
@@ -151,33 +200,39 @@ class Exchange:
         self._expect(_State.NEW)
         if isinstance(self._admission, Respond):
             return self._end(self._admission)
-        self._pool = pool = self._admission.pool
-        self._body = self._admission.body
-        self._order = provider_order(pool.weights, pool.strategy, self._random)
-        return self._try_next(now) or self._end(refused(min(self._refusals, key=lambda it: it.retry_after)))
+        return self._try_next(now) or self._end(self._all_at_their_limits())
+
+    def answer_begun(self) -> None:
+        """To be called when the head of `keep_alive` was sent."""
+        self._begun = True
+
+    def answer_broke(self, now: float) -> None:
+        """To be called if what `StreamThrough` passed on had no proper end: so the attempt has failed after all."""
+        self._attempts.failed(now)
 
     def feed(self, event: Event, now: float) -> Action:
         """The next action, after `event` came of the last one."""
         match event:
             case UpstreamResponded():
                 self._expect(_State.SENDING)
-                self._attempt.ended = now
-                self._attempt.outcome = "ok" if event.status < 400 else f"status_{event.status}"
-                if event.status in self._pool.fallback.statuses and (action := self._try_next(now)):
-                    return action
-                return self._accept(event)
+                return self._responded(event, now)
             case UpstreamFailed():
-                self._expect(_State.SENDING, _State.COLLECTING)
-                self._attempt.ended = now
-                self._attempt.outcome = event.reason
-                # Once a response was accepted, its fate is the answer.
-                may_retry = self._state is _State.SENDING and self._pool.fallback.enabled
-                if may_retry and (action := self._try_next(now)):
-                    return action
-                return self._end(_failure(event.reason))
+                self._expect(_State.SENDING, _State.READING, _State.COLLECTING)
+                return self._failed(event.reason, now)
+            case BodyRead():
+                self._expect(_State.READING)
+                return self._read(event, now)
             case BodyCollected():
                 self._expect(_State.COLLECTING)
-                return self._collected(event.body)
+                return self._collected(event.body, now)
+            case PassedOn():
+                self._expect(_State.PASSING)
+                return self._read_on()
+            case WaitOver():
+                self._expect(_State.WAITING, _State.READING)
+                if self._state is _State.WAITING:
+                    return self._try_next(now) or self._end(self._last_outcome)
+                return self._pass_on(now) if now < self._content_by else self._failed("first_content_timeout", now)
             case _:
                 assert_never(event)
 
@@ -185,102 +240,279 @@ class Exchange:
         if self._state not in states:
             raise RuntimeError(f"not to be called while the exchange is {self._state.name}")
 
-    def _end(self, action: StreamThrough | Respond) -> Action:
+    def _end(self, action: StreamThrough | Respond | BreakOff) -> Action:
         self._state = _State.DONE
-        self.record.status = action.status
+        if isinstance(action, Respond) and self._begun:
+            action = BreakOff(error_event(action.body))
+        if not isinstance(action, BreakOff):
+            self.record.status = action.status
         return action
 
     # Attempts
 
     def _try_next(self, now: float) -> Action | None:
-        """Go on with the next provider; None if none is left."""
-        for index in self._order:
-            provider = self._pool.providers[index]
-            attempt = Attempt(provider.label, now)
-            self.record.attempts.append(attempt)
-            permit = self._ledger.acquire((provider.limit,), now)
-            if isinstance(permit, Permit):
-                # Not before the next provider is certain: until then the last one's response may be the answer.
-                for earlier in self._permits[1:]:
-                    earlier.release()
-                self._permits[1:] = [permit]
-                self._attempt = attempt
-                self._provider = provider
+        """Go on with the next provider, perhaps after a wait; None if none is left."""
+        match following := self._attempts.next(now):
+            case None:
+                return None
+            case Wait():
+                self._state = _State.WAITING
+                return following
+            case Refusal():
+                return self._end(refused(following))
+            case Provider():
                 self._state = _State.SENDING
-                return self._send(provider)
-            attempt.ended, attempt.outcome = now, "refused_locally"
-            self._refusals.append(permit)
-            if not self._pool.fallback.on_rate_limit:
-                return self._end(refused(permit))
-        return None
+                self._provider = following
+                self._treatment = self._treatment_of(following)
+                self._content_by = now + (following.first_content_timeout or math.inf)
+                return self._send(following)
+            case _:
+                assert_never(following)
+
+    def _all_at_their_limits(self) -> Respond:
+        return refused(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
+
+    def _treatment_of(self, provider: Provider) -> Treatment:
+        admission = self._admission
+        assert isinstance(admission, Admission)  # as wherever there are attempts
+        if admission.endpoint is None and not provider.sanitize:
+            return _UNTOUCHED
+        created = int(self._request.received)
+        if admission.endpoint is not None:
+            default_id = f"gen-{self._upkeep.random.getrandbits(96):024x}"
+            return Strict(admission.endpoint, provider.trusted, admission.model, default_id, created)
+        if not self.record.path.endswith(b"/chat/completions"):
+            return _GENERIC_ERRORS
+        return Sanitized(admission.model, f"chatcmpl-{self._upkeep.random.getrandbits(96):024x}", created)
+
+    def _is_strict(self) -> bool:
+        return isinstance(self._admission, Admission) and self._admission.endpoint is not None
 
     def _send(self, provider: Provider) -> SendUpstream:
-        request = self._request
-        body = self._body.with_model(provider.model)
+        request, admission = self._request, self._admission
+        assert isinstance(admission, Admission)
+        body = admission.body.with_model(provider.model or admission.renamed)
+        inside = provider.sanitize or self._is_strict()
         return SendUpstream(
             provider=provider,
             method=request.method,
             target=upstream_target(provider.url.path, request.target),
-            headers=upstream_headers(request, provider, body, identity_encoding=provider.sanitize),
+            headers=upstream_headers(request, provider, body, identity_encoding=inside),
             body=body,
         )
 
+    def _failed(self, reason: FailureReason, now: float) -> Action:
+        """There is no answer, or it broke off before anybody got anything of it."""
+        attempt = self._current()
+        attempt.ended, attempt.outcome = now, reason
+        self._last_outcome = _failure(reason)
+        policy = self._pool.fallback
+        if reason not in ("too_large", "no_memory"):
+            self._attempts.failed(now)
+            early = self._state is _State.SENDING or policy.on_embedded_error
+            resend = policy.enabled and policy.may_resend(self._request.method, self.record.path, reason)
+            if early and resend and not self._passed_on and (action := self._try_next(now)):
+                return action
+        if self._passed_on:
+            return self._end(BreakOff(self._transform.abort() if self._transform else b""))
+        return self._end(self._last_outcome)
+
+    def _responded(self, response: UpstreamResponded, now: float) -> Action:
+        status = response.status
+        self._response = response
+        attempt = self._current()
+        attempt.ended = now
+        attempt.outcome = "ok" if status < 400 else f"status_{status}"
+        self._last_outcome = Respond(status, _JSON, upstream_error(status))
+        if not 200 <= status < 300:
+            self._judge(status, now)
+        if status in self._pool.fallback.statuses and (action := self._try_next(now)):
+            return action
+        return self._accept(now)
+
+    def _judge(self, status: int, now: float) -> None:
+        """Whether a status speaks against its provider's health. A refusal does not, unless it is one to fall back on."""
+        if status >= 500 or status in self._pool.fallback.statuses:
+            self._attempts.failed(now, self._response.headers)
+        else:
+            self._attempts.succeeded(now)
+
+    def _current(self) -> Attempt:
+        """The attempt that is under way."""
+        return self.record.attempts[-1]
+
     # Answers
 
-    def _accept(self, response: UpstreamResponded) -> Action:
+    def _accept(self, now: float) -> Action:
         """Decide how the response that the driver holds open becomes the answer."""
-        provider, status, headers = self._provider, response.status, response.headers
-        media_type = dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
-        is_stream = media_type == b"text/event-stream"
+        status, headers = self._response.status, self._response.headers
+        if not 200 <= status < 300:
+            if (instead := self._treatment.error(status)) is not None:
+                return self._end(self._own_body(*instead))
+            return self._collect() if self._begun else self._end(self._through())
+        if self._is_stream():
+            return self._accept_stream(now)
+        if self._treatment.looks_inside:
+            return self._collect()
+        if self._begun:  # with the promise of a stream
+            return self._no_answer(502, "protocol", error("bad_gateway"), now)
+        self._attempts.succeeded(now)
+        return self._end(self._through())
 
-        if provider.sanitize and not 200 <= status < 300:
-            return self._end(self._own_body(upstream_error(status), response))
-        if provider.sanitize and self.record.path.endswith(b"/chat/completions"):
-            if not is_stream:
-                self._response = response
-                self._state = _State.COLLECTING
-                return CollectBody(MAX_DECODED)
-            try:
-                decode = decoder(_content_encoding(headers))
-            except CannotDecode:
-                return self._unusable()
-            transform = SanitizeEvents(self._pool.alias, self._default_id(), self._created(), decode)
-            kept = client_headers(headers, provider, drop=_ABOUT_BODY, content_type=b"text/event-stream")
-            return self._end(StreamThrough(status, kept, transform))
-        if is_stream and _content_encoding(headers) is None:
-            return self._end(StreamThrough(status, client_headers(headers, provider, drop=_LENGTH), PassEvents()))
-        return self._end(StreamThrough(status, client_headers(headers, provider), None))
-
-    def _collected(self, body: bytes) -> Action:
+    def _accept_stream(self, now: float) -> Action:
         encoding = _content_encoding(self._response.headers)
-        sanitized = sanitize_completion(body, encoding, self._pool.alias, self._default_id(), self._created())
-        return self._unusable() if sanitized is None else self._end(self._own_body(sanitized, self._response))
+        try:
+            self._transform = self._treatment.events(decoder(encoding))
+            self._preamble = Preamble(decoder(encoding))
+        except CannotDecode:
+            if self._treatment.looks_inside:
+                return self._no_answer(502, "protocol", error("bad_gateway"), now)
+            self._attempts.succeeded(now)
+            return self._end(self._through())
+        if self._pool.fallback.on_embedded_error or self._content_by < math.inf or self.keep_alive:
+            self._hold_until = math.inf
+            return self._read_on()
+        self._attempts.succeeded(now)
+        return self._end(self._stream(b""))
 
-    def _own_body(self, body: bytes, response: UpstreamResponded) -> Respond:
+    def _read_on(self) -> Action:
+        self._state = _State.READING
+        until = min(self._hold_until, self._content_by)
+        return ReadBody(None if until == math.inf else until)
+
+    def _read(self, piece: BodyRead, now: float) -> Action:
+        match self._preamble.feed(piece.data, ended=piece.ended):
+            case None:
+                self._hold_until = min(self._hold_until, now + MAX_SECONDS)
+                return self._read_on()
+            case Found.CONTENT:
+                self.record.first_content = now
+                return self._commit(now)
+            case Found.TOO_MUCH:
+                return self._pass_on(now)
+            case Found.NOTHING:
+                return self._error_in_stream(502, "empty", now)
+            case int(status):
+                return self._error_in_stream(status, f"embedded_{status}", now)
+
+    def _error_in_stream(self, status: int, outcome: str, now: float) -> Action:
+        instead = self._treatment.error(status)
+        if self._passed_on or instead is None:
+            data = self._preamble.take()
+            answer: StreamThrough | Respond = self._stream(self._transform.feed(data) if self._transform else data)
+        else:
+            answer = self._own_body(*instead)
+        return self._no_answer(status, outcome, answer, now)
+
+    def _pass_on(self, now: float) -> Action:
+        """Hold back no longer what came before the first content."""
+        if self._content_by == math.inf:
+            return self._commit(now)
+        data = self._transformed()
+        if isinstance(data, bytes):
+            self._state = _State.PASSING
+            self._passed_on = self._begun = True
+            self._hold_until = math.inf
+            return PassOn(self._response.status, self._stream_headers(), data)
+        return self._no_answer(502, "protocol", data, now)
+
+    def _commit(self, now: float) -> Action:
+        data = self._transformed()
+        if isinstance(data, bytes):
+            self._attempts.succeeded(now)
+            return self._end(self._stream(data))
+        return self._no_answer(502, "protocol", data, now)
+
+    def _transformed(self) -> bytes | Respond | BreakOff:
+        """What was held back, as the client gets it; or the answer if that can't be."""
+        data = self._preamble.take()
+        if self._transform is None:
+            return data
+        data = self._transform.feed(data)
+        if not self._transform.failed:
+            return data
+        return BreakOff(data + self._transform.abort()) if self._begun else error("bad_gateway")
+
+    def _collect(self) -> Action:
+        self._state = _State.COLLECTING
+        return CollectBody(MAX_DECODED)
+
+    def _collected(self, body: bytes, now: float) -> Action:
+        response = self._response
+        try:
+            text = decoded(body, _content_encoding(response.headers))
+        except CannotDecode:
+            return self._no_answer(502, "protocol", error("bad_gateway"), now)
+        if response.status >= 300:  # for a client that has the head of a stream
+            known = embedded_error(text) is not None
+            return self._end(Respond(response.status, _JSON, text if known else upstream_error(response.status)))
+        if not text.strip():
+            return self._no_answer(502, "empty", error("bad_gateway"), now)
+        status = embedded_error(text) if self._pool.fallback.on_embedded_error or self._is_strict() else None
+        if status is not None:
+            instead = self._treatment.error(status) or (response.status, text)
+            return self._no_answer(status, f"embedded_{status}", self._own_body(*instead), now)
+        whole = self._treatment.whole(text)
+        if whole is None or self._begun:
+            return self._no_answer(502, "protocol", error("bad_gateway"), now)
+        self._attempts.succeeded(now)
+        return self._end(self._own_body(response.status, whole))
+
+    def _no_answer(
+        self, status: int, outcome: str, otherwise: StreamThrough | Respond | BreakOff, now: float
+    ) -> Action:
+        """The response turned out to be worth no more than this status. `otherwise`: the answer if it has to do."""
+        self._current().outcome = outcome
+        policy = self._pool.fallback
+        self._last_outcome = error("bad_gateway") if status == 502 else Respond(status, _JSON, upstream_error(status))
+        self._judge(status, now)
+        if policy.on_embedded_error and not self._passed_on and status in policy.statuses:
+            if action := self._try_next(now):
+                return action
+        return self._end(otherwise)
+
+    def _is_stream(self) -> bool:
+        return _media_type(self._response.headers) == b"text/event-stream"
+
+    def _through(self) -> StreamThrough:
+        """The response as it is."""
+        # An event stream may get a closing error event, unless it is compressed. So it can't promise a length.
+        ours = self._is_stream() and _content_encoding(self._response.headers) is None
+        headers = client_headers(self._response.headers, self._provider, drop=_LENGTH if ours else frozenset())
+        return StreamThrough(self._response.status, headers, PassEvents() if ours else None)
+
+    def _stream(self, data: bytes) -> StreamThrough:
+        return StreamThrough(self._response.status, self._stream_headers(), self._transform, data)
+
+    def _stream_headers(self) -> Headers:
+        headers = self._response.headers
+        if self._treatment.looks_inside:
+            return self._own_headers(b"text/event-stream")
+        return client_headers(headers, self._provider, drop=_LENGTH if self._transform else frozenset())
+
+    def _own_body(self, status: int, body: bytes) -> Respond:
         """The response with a JSON body of ours in the place of its own."""
-        kept = client_headers(response.headers, self._provider, drop=_ABOUT_BODY, content_type=b"application/json")
-        return Respond(response.status, kept, body)
+        return Respond(status, self._own_headers(b"application/json"), body)
 
-    def _unusable(self) -> Action:
-        """The provider's answer can't be sanitized, so nothing of it may go through."""
-        self._attempt.outcome = "protocol"
-        return self._end(error("bad_gateway"))
-
-    def _default_id(self) -> str:
-        return f"chatcmpl-{self._random.getrandbits(96):024x}"
-
-    def _created(self) -> int:
-        return int(self._request.received)
+    def _own_headers(self, content_type: bytes) -> Headers:
+        headers = self._response.headers
+        if self._treatment.keeps is not None:
+            headers = [field for field in headers if field[0] in self._treatment.keeps]
+        return client_headers(headers, self._provider, drop=_ABOUT_BODY, content_type=content_type)
 
 
 def _failure(reason: FailureReason) -> Respond:
     match reason:
-        case "timeout":
+        case "connect_timeout" | "head_timeout" | "first_content_timeout" | "idle_timeout":
             return error("gateway_timeout")
         case "no_memory":
             return overloaded()
         case _:
             return error("bad_gateway")
+
+
+def _media_type(headers: Headers) -> bytes:
+    return dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
 def _content_encoding(headers: Headers) -> bytes | None:

@@ -64,3 +64,5 @@ class KeyLimits:
 
     name: str
     limit: Limit
+    labels: Mapping[str, str]
+    """What routing rules go by."""

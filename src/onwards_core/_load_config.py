@@ -16,7 +16,17 @@ from cattrs import AttributeValidationNote, BaseValidationError, Converter
 from cattrs.cols import list_structure_factory
 from cattrs.gen import make_dict_structure_fn, mapping_structure_factory
 
-from onwards_core._config import Config, ConfigError, ConfigFile, PoolConfig, Target, TargetConfig
+from onwards_core._config import (
+    AffinityConfig,
+    Config,
+    ConfigError,
+    ConfigFile,
+    PoolConfig,
+    RoutingActionType,
+    Strategy,
+    Target,
+    TargetConfig,
+)
 from onwards_core._values import MISSING, Kind, ResolveSecret, SecretKind, Wrong, described
 
 _Hook: TypeAlias = Callable[[Any, Any], Any]
@@ -49,6 +59,8 @@ def _read(raw: bytes, resolve_secret: ResolveSecret) -> Config | tuple[str, ...]
         return (str(error),)
     except RecursionError:
         return ("expected a config, got lists or objects that are nested too deeply",)
+    if problems := tuple(_contradictions(file)):
+        return problems
     return Config(**attrs.asdict(file, recurse=False), warnings=tuple(_warnings(document, file)))
 
 
@@ -179,6 +191,31 @@ def _problems(error: Exception, path: str) -> Iterator[str]:
         raise error  # The resolver's own mistake is no problem of the file.
 
 
+def _contradictions(file: ConfigFile) -> Iterator[str]:
+    """What is wrong between values that are right in themselves."""
+    for alias, pool in file.targets.items():
+        if not isinstance(pool, PoolConfig):
+            continue
+        for index, rule in enumerate(pool.routing_rules):
+            path = ("targets", alias, "routing_rules", index, "action")
+            match rule.action.type, rule.action.target:
+                case RoutingActionType.REDIRECT, None:
+                    yield f"{_path(*path)}: expected a target to redirect to, got none"
+                case RoutingActionType.REDIRECT, target if target not in file.targets:
+                    yield f"{_path(*path, 'target')}: expected an alias of this file, got {json.dumps(target)}"
+                case RoutingActionType.DENY, str():
+                    yield f"{_path(*path, 'target')}: expected none, since the rule denies"
+        given = [value for value in attrs.astuple(pool.affinity or AffinityConfig()) if value is not None]
+        if len(given) > 1 or (pool.affinity and not given):
+            yield f"{_path('targets', alias, 'affinity')}: expected one of header, body and prompt_bytes, got {len(given)}"
+        if pool.strategy is Strategy.AFFINITY and not pool.affinity:
+            yield f"{_path('targets', alias, 'affinity')}: expected an object, since the strategy is affinity, got nothing"
+
+
+# Fields of onwards that its users know, for which there is nothing here.
+_NOT_SUPPORTED = frozenset(("open_responses", "reasoning_translation"))
+
+
 def _warnings(raw: Any, read: Any, *steps: str | int) -> Iterator[str]:
     """Walks along a value and what was read from it. The path is put together where there is something to say."""
     if isinstance(raw, list):
@@ -191,6 +228,8 @@ def _warnings(raw: Any, read: Any, *steps: str | int) -> Iterator[str]:
         for name, part in raw.items():
             if name in known:
                 yield from _warnings(part, known[name], *steps, name)
+            elif name in _NOT_SUPPORTED:
+                yield f"{_path(*steps, name)}: not supported yet, and ignored"
             elif (*steps, name) != ("$schema",):
                 [nearest] = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
                 yield f"{_path(*steps, name)}: unknown field; the nearest known one is {nearest}"

@@ -19,7 +19,9 @@ class Attempt:
     ended: float | None = None
     """When the response head, or the failure, was there."""
     outcome: str | None = None
-    """`ok`, `status_503` (any status from 400 on), `refused_locally`, or a `FailureReason`."""
+    """`ok`; `status_503` (any status from 400 on); `embedded_429` (an error in a 2xx answer, and the status that it
+    names); `empty` (a 2xx answer without content); a `FailureReason`. And if it was not tried at all:
+    `refused_locally`, `circuit_open`, `paused`."""
 
 
 @attrs.define
@@ -36,6 +38,8 @@ class Record:
     attempts: list[Attempt] = attrs.field(factory=list)
     status: int | None = None
     """None as long as there is no answer."""
+    first_content: float | None = None
+    """When the first content of an event stream was there, for those that are looked into."""
 
     first_byte: float | None = None
     """When the first byte of the answer left."""

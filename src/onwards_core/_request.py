@@ -27,6 +27,8 @@ _OURS = frozenset((b"host", b"content-length", b"expect", b"model-override"))
 _PRIVATE = frozenset((b"origin", b"referer", b"forwarded"))
 _PRIVATE_PREFIXES = (b"proxy-", b"sec-fetch-", b"sec-ch-ua", b"if-", b"x-forwarded-")
 
+_TRACE_CONTEXT = frozenset((b"traceparent", b"tracestate"))  # https://www.w3.org/TR/trace-context/
+
 _DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
 
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
@@ -76,6 +78,8 @@ def _passes(name: bytes) -> bool:
 def upstream_headers(request: Request, provider: Provider, body: bytes, *, identity_encoding: bool) -> Headers:
     """The provider's request headers, complete. `identity_encoding`: ask for an answer that is not compressed."""
     withheld = {provider.auth_header} | _named_by_connection(request.headers)
+    if not provider.propagate_trace_context:
+        withheld |= _TRACE_CONTEXT
     headers = [(b"host", provider.authority)]
     headers += [field for field in request.headers if _passes(field[0]) and field[0] not in withheld]
     if identity_encoding:

@@ -8,7 +8,7 @@ a provider adds, or says in comments and errors, stays here.
 import msgspec
 from msgspec import UNSET, Raw, UnsetType
 
-from onwards_core._decoding import MAX_DECODED, CannotDecode, Decoder, decoder
+from onwards_core._decoding import CannotDecode, Decoder
 from onwards_core._errors import broken_stream_event
 from onwards_core._sse import Framer
 
@@ -179,23 +179,14 @@ class SanitizeEvents:
         return b"".join(out)
 
 
-def sanitize_completion(
-    body: bytes, content_encoding: bytes | None, model: str, default_id: str, created: int
-) -> bytes | None:
-    """A plain chat completion with nothing but the schema's fields; None if it can't be parsed or is over 16 MiB.
+def sanitize_completion(body: bytes, model: str, default_id: str, created: int) -> bytes | None:
+    """A plain chat completion with nothing but the schema's fields; None if it can't be parsed.
 
-    The arguments are those of `SanitizeEvents`, and `content_encoding` the header that came with the body.
+    The arguments are those of `SanitizeEvents`.
     """
     try:
-        decode = decoder(content_encoding)
-        if decode is not None:
-            body = b"".join(decode.feed(body))
-            if not decode.complete:
-                return None
-        if len(body) > MAX_DECODED:
-            return None
         completion = _decode_completion(body.decode())
-    except (CannotDecode, *_NOT_PARSABLE):
+    except _NOT_PARSABLE:
         return None
     completion.complete(Raw(_encode(model)), default_id, created, "chat.completion")
     return _encode(completion)

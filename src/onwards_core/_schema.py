@@ -1,11 +1,12 @@
 """The config file's JSON Schema, derived from its classes."""
 
+from enum import Enum
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
 
 import attrs
 
-from onwards_core._config import ConfigFile, Strategy
+from onwards_core._config import ConfigFile
 from onwards_core._values import Kind, SecretKind
 
 
@@ -30,8 +31,10 @@ def _class_schema(cls: type[attrs.AttrsInstance], definitions: dict[str, object]
 
 def _field_schema(field: "attrs.Attribute[Any]", definitions: dict[str, object]) -> dict[str, object]:
     schema = {**_type_schema(field.type, definitions), "description": field.metadata["description"]}
-    default = field.default.value if isinstance(field.default, Strategy) else field.default
-    if isinstance(default, bool | int | str):
+    default = field.default
+    if isinstance(default, Enum):
+        default = default.value if default is not attrs.NOTHING else None
+    if isinstance(default, bool | int | float | str):
         schema["default"] = default
     return schema
 

@@ -11,14 +11,18 @@ from typing import Final
 import attrs
 
 from onwards_core._config import (
+    AffinityConfig,
     AuthConfig,
     ConcurrencyLimit,
     Config,
     FallbackConfig,
     HttpPoolConfig,
     PoolConfig,
+    ProbeConfig,
     ProviderConfig,
     RateLimit,
+    RoutingAction,
+    RoutingRule,
     ServerConfig,
     Strategy,
     Target,
@@ -27,6 +31,7 @@ from onwards_core._config import (
     TlsConfig,
 )
 from onwards_core._fallback import FallbackPolicy
+from onwards_core._health import HealthPolicy
 from onwards_core._keys import KeyHasher, KeyLimits, KeySet
 from onwards_core._ledger import Limit, Rate
 from onwards_core._url import Url
@@ -40,6 +45,8 @@ IDLE_TIMEOUT: Final = 300.0
 class Provider:
     """One upstream service of a pool."""
 
+    identity: str = attrs.field(repr=False)
+    """The same after a reload, as long as alias, URL, credential and model are."""
     label: str
     """Names it in records and logs: its host, numbered where a pool has several on one host."""
     url: Url
@@ -64,9 +71,15 @@ class Provider:
     """Seconds for everything that comes before the request: TCP, TLS, proxy."""
     head_timeout: float | None
     """Seconds from the request to the head of the answer; None: models may think as long as they want."""
+    first_content_timeout: float | None
+    """Seconds from the request to the first content of an event stream."""
     idle_timeout: float
     """Seconds between two pieces of an answer."""
     http_pool: HttpPoolConfig
+    trusted: bool
+    """Whether its errors may reach clients in strict mode."""
+    propagate_trace_context: bool
+    """Whether it gets a client's `traceparent` and `tracestate`."""
 
 
 @attrs.frozen(eq=False)
@@ -82,6 +95,20 @@ class Pool:
     providers: tuple[Provider, ...]
     weights: tuple[int, ...]
     """Of the providers, in their order."""
+    affinity: AffinityConfig | None
+    health: HealthPolicy | None
+    """None: no provider is ever left out for its failures."""
+    probe: ProbeConfig | None
+    stream_keepalive: float | None
+    """Seconds."""
+    rules: tuple[RoutingRule, ...]
+
+    def action(self, labels: Mapping[str, str]) -> RoutingAction | None:
+        """What the first rule that matches a key's labels says."""
+        for rule in self.rules:
+            if rule.match_labels.items() <= labels.items():
+                return rule.action
+        return None
 
     def opens(self, digest: bytes | None) -> bool:
         """Whether a caller with this key (None: without one) may use the pool."""
@@ -101,6 +128,8 @@ class Snapshot:
     """Whether there are pools that need no key."""
     hasher: KeyHasher
     server: ServerConfig
+    strict: bool
+    """Whether only OpenAI's own endpoints, requests and answers are let through."""
     created: int
     """What the models list reports, in seconds of Unix time."""
 
@@ -136,6 +165,7 @@ class Snapshot:
                 defined[name]: KeyLimits(
                     name,
                     _limit(f"key {defined[name].hex()}", definition.rate_limit, definition.concurrency_limit),
+                    definition.labels,
                 )
                 for name, definition in definitions.items()
             },
@@ -143,6 +173,7 @@ class Snapshot:
             open_to_all=any(pool.keys is None for pool in pools.values()),
             hasher=hasher,
             server=config.server,
+            strict=config.strict_mode,
             created=created,
         )
 
@@ -161,7 +192,6 @@ def _pool(
     key_set: Callable[[Iterable[Secret] | None], KeySet | None],
     http_pool: HttpPoolConfig,
 ) -> Pool:
-    fallback = config.fallback or FallbackConfig()
     hosts = Counter(provider.url.host for provider in config.providers)
     numbers: Counter[str] = Counter()
     copies: Counter[str] = Counter()
@@ -177,10 +207,15 @@ def _pool(
         alias=alias,
         keys=key_set(config.keys),
         limit=_limit(f"pool {alias}", config.rate_limit, config.concurrency_limit),
-        fallback=FallbackPolicy.of(fallback.enabled, fallback.on_status, fallback.on_rate_limit),
+        fallback=FallbackPolicy.of(config.fallback or FallbackConfig()),
         strategy=config.strategy,
         providers=tuple(providers),
         weights=tuple(provider.weight for provider in config.providers),
+        affinity=config.affinity,
+        health=HealthPolicy.of(config.health) if config.health else None,
+        probe=config.health.probe if config.health else None,
+        stream_keepalive=config.stream_keepalive_secs,
+        rules=tuple(config.routing_rules),
     )
 
 
@@ -197,8 +232,10 @@ def _provider(
     url = config.url
     prefix = "Bearer " if config.upstream_auth_header_prefix is None else config.upstream_auth_header_prefix
     headers = {**(pool.response_headers or {}), **(config.response_headers or {})}
+    trusted = pool.trusted if config.trusted is None else config.trusted
     own, shared = config.timeouts or TimeoutsConfig(), pool.timeouts or TimeoutsConfig()
     return Provider(
+        identity=identity,
         label=label,
         url=url,
         authority=_authority(url),
@@ -213,8 +250,11 @@ def _provider(
         tls=config.tls or pool.tls,
         connect_timeout=own.connect or shared.connect or CONNECT_TIMEOUT,
         head_timeout=config.request_timeout_secs or pool.request_timeout_secs,
+        first_content_timeout=own.first_content or shared.first_content,
         idle_timeout=own.idle or shared.idle or IDLE_TIMEOUT,
         http_pool=http_pool,
+        trusted=trusted,
+        propagate_trace_context=trusted if config.propagate_trace_context is None else config.propagate_trace_context,
     )
 
 

@@ -180,6 +180,15 @@ def _positive_number(value: Any) -> float:
     return float(value)
 
 
+def _number_between(least: float, most: float) -> Kind:
+    def parse(value: Any) -> float:
+        if not (_is_integer(value) or isinstance(value, float)) or not least <= value <= most:
+            raise Wrong(f"a number from {least:g} to {most:g}", _shown(value))
+        return float(value)
+
+    return Kind(parse, {"type": "number", "minimum": least, "maximum": most})
+
+
 def _integer(least: int, most: int = _LARGEST) -> Kind:
     def parse(value: Any) -> int:
         if not _is_integer(value) or value < least:
@@ -194,6 +203,14 @@ def _integer(least: int, most: int = _LARGEST) -> Kind:
 def _is_integer(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
+
+def _path(value: Any) -> str:
+    if not isinstance(value, str) or not re.fullmatch(_PATH, value):
+        raise Wrong("an absolute path", _shown(value))
+    return value
+
+
+_PATH = r"/[!-~]*"
 
 _STATUSES = ((1, 5), (10, 59), (100, 599))
 
@@ -288,6 +305,10 @@ Boolean = Annotated[bool, Kind(_boolean, {"type": "boolean"})]
 PositiveNumber = Annotated[float, Kind(_positive_number, {"type": "number", "minimum": _SLOWEST})]
 PositiveInteger = Annotated[int, _integer(1)]
 Weight = Annotated[int, _integer(0)]
+Milliseconds = Annotated[int, _integer(0)]
+Share = Annotated[float, _number_between(0.01, 1)]
+GrowthFactor = Annotated[float, _number_between(1, 1000)]
+Path = Annotated[str, Kind(_path, {"type": "string", "pattern": f"^{_PATH}$"})]
 JsonDepth = Annotated[int, _integer(1, 500)]  # what reads JSON has a limit of its own, not far above
 StatusPattern = Annotated[
     int,

@@ -6,10 +6,16 @@ import trio
 
 from onwards_core import (
     BodyCollected,
+    BodyRead,
+    BreakOff,
     CollectBody,
     Event,
     Exchange,
     Gateway,
+    KeepAlive,
+    PassedOn,
+    PassOn,
+    ReadBody,
     Request,
     Respond,
     SendUpstream,
@@ -17,9 +23,11 @@ from onwards_core import (
     Transform,
     UpstreamFailed,
     UpstreamResponded,
+    Wait,
+    WaitOver,
 )
 from onwards_trio._connection import Handler, Screen
-from onwards_trio._reply import Reply
+from onwards_trio._reply import ClientGone, Reply
 from onwards_trio._upstream import Answer, Transport, UpstreamError
 
 
@@ -40,7 +48,7 @@ def screening(gateway: Gateway) -> Screen:
 
 async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
     """Carry out the exchange's actions until the client has its answer, then close it. Raises `ClientGone`."""
-    answer: Answer | None = None  # The response that is open, one at most.
+    upstream = _Upstream(transport, reply)
     # Left in this order: permits go back with the last byte, before anything that waits can come between; so a client
     # that has its answer finds them free. The response is closed after that.
     try:
@@ -49,72 +57,155 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
             while True:
                 event: Event
                 match action:
-                    case SendUpstream():
-                        if answer is not None:
-                            await answer.aclose()
-                        try:
-                            answer = await transport.send(action)
-                        except UpstreamError as error:
-                            event = UpstreamFailed(error.reason)
+                    case SendUpstream() | ReadBody() | CollectBody() | Wait():
+                        if exchange.keep_alive is None:
+                            event = await upstream.carry_out(action)
                         else:
-                            event = UpstreamResponded(answer.status, answer.headers)
-                    case CollectBody():
-                        assert answer is not None  # as for the next action
-                        event = await _collect(answer, action.limit, reply)
+                            event = await _keeping_alive(exchange, exchange.keep_alive, upstream, action, reply)
+                    case PassOn():
+                        _begin(reply, action)
+                        await reply.send(action.data)
+                        event = PassedOn()
                     case StreamThrough():
-                        assert answer is not None
-                        reply.start(action.status, action.headers)
-                        await _pump(answer, action.transform, reply)
+                        _begin(reply, action)
+                        if not await upstream.pump(action.data, action.transform):
+                            exchange.answer_broke(trio.current_time())
                         return
                     case Respond():
-                        if answer is not None:
-                            await answer.aclose()
-                        await reply.respond(action)
-                        return
+                        await upstream.aclose()
+                        return await reply.respond(action)
+                    case BreakOff():
+                        await upstream.aclose()
+                        return await reply.break_off(action.data)
                     case _:
                         assert_never(action)
                 action = exchange.feed(event, trio.current_time())
     finally:
-        if answer is not None:
-            await answer.aclose()
+        await upstream.aclose()
 
 
-async def _collect(answer: Answer, limit: int, reply: Reply) -> BodyCollected | UpstreamFailed:
-    pieces, size = [], 0
-    try:
-        while not answer.ended:
-            data = await answer.receive()
+def _begin(reply: Reply, action: PassOn | StreamThrough) -> None:
+    if not reply.begun:
+        reply.start(action.status, action.headers)
+
+
+class _Upstream:
+    """The response that is open, one at most."""
+
+    def __init__(self, transport: Transport, reply: Reply) -> None:
+        self._transport = transport
+        self._reply = reply
+        self._answer: Answer | None = None
+
+    async def aclose(self) -> None:
+        if self._answer is not None:
+            await self._answer.aclose()
+
+    async def carry_out(self, action: SendUpstream | ReadBody | CollectBody | Wait) -> Event:
+        try:
+            match action:
+                case SendUpstream():
+                    await self.aclose()
+                    self._answer = answer = await self._transport.send(action)
+                    return UpstreamResponded(answer.status, answer.headers)
+                case ReadBody():
+                    return await self._read(action.until)
+                case CollectBody():
+                    return await self._collect(action.limit)
+                case Wait():
+                    await self.aclose()
+                    await trio.sleep_until(action.until)
+                    return WaitOver()
+                case _:
+                    assert_never(action)
+        except UpstreamError as error:
+            return UpstreamFailed(error.reason)
+
+    async def _read(self, until: float | None) -> BodyRead | WaitOver:
+        assert self._answer is not None  # as for the other two
+        data = self._answer.receive_nowait()
+        if not data and not self._answer.ended:
+            piece = await self._answer.receive() if until is None else await self._answer.receive_until(until)
+            if piece is None:
+                return WaitOver()
+            data = piece
+        return BodyRead(data, self._answer.ended)
+
+    async def _collect(self, limit: int) -> BodyCollected | UpstreamFailed:
+        assert self._answer is not None
+        pieces, size = [], 0
+        while not self._answer.ended:
+            data = await self._answer.receive()
             size += len(data)
             if size > limit:
                 return UpstreamFailed("too_large")
-            if not reply.hold(len(data)):
+            if not self._reply.hold(len(data)):
                 return UpstreamFailed("no_memory")
             pieces.append(data)
-    except UpstreamError as error:
-        return UpstreamFailed(error.reason)
-    return BodyCollected(b"".join(pieces))
+        return BodyCollected(b"".join(pieces))
 
+    async def pump(self, data: bytes, transform: Transform | None) -> bool:
+        """Pass the body on, after `data`, which is of it. False: it had no proper end.
 
-async def _pump(answer: Answer, transform: Transform | None, reply: Reply) -> None:
-    """Pass the body on. The next piece is read when the last one is sent: a slow client slows its provider down."""
-    try:
-        data = answer.receive_nowait()  # What came with the head goes out with the head.
-        while True:
-            if transform is not None:
-                data = transform.feed(data)
-                if transform.failed:
+        The next piece is read when the last one is sent: a slow client slows its provider down.
+        """
+        answer, reply = self._answer, self._reply
+        assert answer is not None
+        try:
+            piece = b"" if answer.ended else answer.receive_nowait()  # What came with the head goes out with the head.
+            while True:
+                data += piece if transform is None else transform.feed(piece)
+                if transform is not None and transform.failed:
                     await reply.break_off(data + transform.abort())
-                    return
-            if answer.ended:
-                break
-            await reply.send(data)
-            data = await answer.receive()
-    except UpstreamError:
-        await reply.break_off(transform.abort() if transform is not None else b"")
-        return
-    if transform is not None:
-        data += transform.finish()
-        if transform.failed:
-            await reply.break_off(data + transform.abort())
-            return
-    await reply.finish(data)
+                    return False
+                if answer.ended:
+                    break
+                await reply.send(data)
+                data = b""
+                piece = await answer.receive()
+        except UpstreamError:
+            await reply.break_off(data + (transform.abort() if transform is not None else b""))
+            return False
+        if transform is not None:
+            data += transform.finish()
+            if transform.failed:
+                await reply.break_off(data + transform.abort())
+                return False
+        await reply.finish(data)
+        return True
+
+
+async def _keeping_alive(
+    exchange: Exchange,
+    keep_alive: KeepAlive,
+    upstream: _Upstream,
+    action: SendUpstream | ReadBody | CollectBody | Wait,
+    reply: Reply,
+) -> Event:
+    """Carry the action out, and send something to the client as often as it wants while that takes time."""
+    events: list[Event] = []
+    done = trio.Event()
+
+    async def carry_out() -> None:
+        events.append(await upstream.carry_out(action))
+        done.set()
+
+    client_gone = False
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(carry_out)
+        while not done.is_set():
+            with trio.move_on_after(keep_alive.interval):
+                await done.wait()
+            if not done.is_set():
+                if not reply.begun:
+                    reply.start(keep_alive.status, keep_alive.headers)
+                    exchange.answer_begun()
+                try:
+                    await reply.send(keep_alive.comment)
+                except ClientGone:  # raised below: a nursery would wrap it
+                    client_gone = True
+                    nursery.cancel_scope.cancel()
+                    break
+    if client_gone:
+        raise ClientGone
+    return events[0]

@@ -53,7 +53,7 @@ class Reloader:
                 self._file.forget()  # It is gone again: should it come back, it is new.
             else:
                 gateway.snapshot = snapshot
-                gateway.ledger.prune(trio.current_time())
+                gateway.prune(trio.current_time())
                 _log.info("config reloaded, targets: %d", len(snapshot.pools))
 
     def _changed(self) -> bool:

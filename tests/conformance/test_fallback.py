@@ -272,13 +272,14 @@ def test_each_provider_is_tried_once(gateway: Gateway, provider: Provider) -> No
     assert provider.untouched
 
 
-def test_no_fallback_after_the_head(gateway: Gateway, provider: Provider, second: Provider) -> None:
+def test_no_fallback_after_content(gateway: Gateway, provider: Provider, second: Provider) -> None:
     """Once an answer was accepted, its provider's failure is not hidden by another one's answer."""
     gateway.configure(_pool([provider, second], fallback={**_ON, "on_status": [5]}))
     client = gateway.connect()
     client.request()
     call = provider.call()
     call.start()
+    call.send_chunk(b"data: 1\n\n")
     client.head()
     call.reset()
     with pytest.raises(BrokenOff):

@@ -64,11 +64,13 @@ def test_stream_under_way(gateway: Gateway, provider: Provider) -> None:
     client.request(stream=True)
     call = provider.call()
     call.start()
+    call.send_chunk(b"data: 1\n\n")
     client.head()
+    client.expect(b"data: 1\n\n")
     gateway.configure({"other": _pool(provider)})
     assert gateway.ask().status == 404
-    call.send_chunk(b"data: 1\n\n")
-    client.expect(b"data: 1\n\n")
+    call.send_chunk(b"data: 2\n\n")
+    client.expect(b"data: 2\n\n")
     call.finish()
     assert client.read_body() == b""
 

@@ -219,8 +219,17 @@ def test_sanitized_errors(witness: _Witness, provider: Provider) -> None:
     call = provider.call()
     call.start()
     call.send_chunk(f"data: {_MARK}\n\n".encode())
+    answer = client.answer()
+    assert answer.status == 502
+    witness.heard.append(answer)
+    client.request("pool", key=_secret("pool"), stream=True)
+    call = provider.call()
+    call.start()
+    call.send_chunk(b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n')
+    client.head()
+    call.send_chunk(f"data: {_MARK}\n\n".encode())
     with pytest.raises(BrokenOff) as broken:
-        client.answer()
+        client.read_body()
     assert _MARK.encode() not in broken.value.received
 
 

@@ -95,7 +95,7 @@ class Balance(RuleBasedStateMachine):
     def reload(self, config: dict[str, Any], prune: bool) -> None:
         self.gateway.snapshot = snapshot(**config)
         if prune:
-            self.gateway.ledger.prune(self.now)
+            self.gateway.prune(self.now)
             self.full_at = {key: full_at for key, full_at in self.full_at.items() if full_at > self.at}
 
     @rule(alias=st.sampled_from("mn"), key=st.sampled_from([None, "sk-team", "sk-other"]), begin=st.booleans())

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onwards_core._decoding import MAX_DECODED, CannotDecode, Decoder, decoder
+from onwards_core._decoding import MAX_DECODED, CannotDecode, Decoder, decoded, decoder
 
 
 def deflated(data: bytes, wbits: int) -> bytes:
@@ -132,3 +132,22 @@ def test_bomb() -> None:
         given_out.extend(map(len, bomb))
     assert sum(given_out) <= MAX_DECODED
     assert max(given_out) <= 64 * 1024
+
+
+def test_whole_bodies() -> None:
+    """A whole body is decoded; a broken, cut or unknown encoding is none."""
+    assert decoded(b"text", None) == b"text"
+    assert decoded(gzip.compress(b"text"), b"gzip") == b"text"
+    assert decoded(zlib.compress(b"text"), b"deflate") == b"text"
+    for body, encoding in ((gzip.compress(b"text")[:-1], b"gzip"), (b"text", b"gzip"), (b"text", b"br")):
+        with pytest.raises(CannotDecode):
+            decoded(body, encoding)
+
+
+def test_whole_bodies_are_bounded() -> None:
+    """A body may have 16 MiB, by what it decodes to."""
+    largest = b"x" * MAX_DECODED
+    assert decoded(largest, None) == decoded(gzip.compress(largest), b"gzip") == largest
+    for body, encoding in ((largest + b"x", None), (gzip.compress(largest + b"x"), b"gzip")):
+        with pytest.raises(CannotDecode):
+            decoded(body, encoding)

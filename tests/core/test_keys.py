@@ -96,8 +96,8 @@ def test_key_set() -> None:
 
 
 def test_key_limits() -> None:
-    """What a definition adds is a name and limits, and does not change."""
-    limits = KeyLimits("team", Limit("key 1"))
-    assert (limits.name, limits.limit) == ("team", Limit("key 1"))
+    """What a definition adds is a name, limits and labels, and does not change."""
+    limits = KeyLimits("team", Limit("key 1"), {"tier": "batch"})
+    assert (limits.name, limits.limit, limits.labels) == ("team", Limit("key 1"), {"tier": "batch"})
     with pytest.raises(attrs.exceptions.FrozenInstanceError):
         limits.name = "other"

@@ -160,11 +160,11 @@ REMOVED = [
     *("authorization", "x-api-key", "api-key", "cookie", "proxy-anything", "origin", "referer", "sec-fetch-mode"),
     *("sec-ch-ua", "sec-ch-ua-platform", "if-match", "if-none-match", "if-modified-since", "if-range"),
     *("model-override", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto", "forwarded", "host"),
-    *("content-length", "expect"),
+    *("content-length", "expect", "traceparent", "tracestate"),
 ]
 KEPT = [
     *("accept", "accept-encoding", "content-type", "user-agent", "openai-beta", "x-stainless-os", "x-request-id"),
-    *("traceparent", "authorization-hint", "xif-match", "sec-websocket-key", "content-encoding", "x-real-ip"),
+    *("baggage", "authorization-hint", "xif-match", "sec-websocket-key", "content-encoding", "x-real-ip"),
 ]
 OWN_AUTH = "x-provider-key"
 SECRET = b"the client's secret"

@@ -97,7 +97,8 @@ def test_pool() -> None:
     )
     assert pool.limit == Limit("pool m", Rate(2 * 10**9, 3), 4)
     assert pool.strategy is Strategy.PRIORITY
-    assert pool.fallback == FallbackPolicy(True, frozenset(range(500, 510)), on_rate_limit=True)
+    assert pool.fallback.statuses == frozenset(range(500, 510))
+    assert pool.fallback.on_rate_limit
     first, second = pool.providers
     assert first.response_headers == {b"x-a": b"own", b"x-b": b"2", b"x-c": b"3"}
     assert second.response_headers == {b"x-a": b"1", b"x-b": b"2"}

@@ -84,7 +84,7 @@ class TestSingleValues:
     def test_strategy(self, value):
         """Another strategy is told which ones there are."""
         [problem] = problems({"targets": {"a": {"providers": [], "strategy": value}}})
-        assert problem.startswith('targets.a.strategy: expected "weighted_random" or "priority", got ')
+        assert problem.startswith('targets.a.strategy: expected "weighted_random" or "priority" or ')
 
     def test_texts(self):
         """A text is any, but of whole characters: half ones can be escaped in JSON and never be sent."""

@@ -77,6 +77,14 @@ class ScriptedAnswer:
         self.ended = True
         return b""
 
+    async def receive_until(self, until: float) -> bytes | None:
+        match self._steps:
+            case [float() | int() as pause, *rest] if trio.current_time() + pause > until:
+                self._steps = [trio.current_time() + pause - until, *rest]
+                await trio.sleep_until(until)
+                return None
+        return await self.receive()
+
     async def aclose(self) -> None:
         if not self._closed:
             self._closed = True

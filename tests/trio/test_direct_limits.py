@@ -74,7 +74,7 @@ async def test_connecting_has_a_limit(autojump_clock: trio.testing.MockClock) ->
         raise AssertionError
 
     async with DirectTransport(connect) as transport:
-        assert await fails(transport.send(request_to())) == "timeout"
+        assert await fails(transport.send(request_to())) == "connect_timeout"
     assert trio.current_time() == CONNECT_TIMEOUT
 
 
@@ -93,7 +93,7 @@ async def test_a_head_has_a_limit_if_the_config_says_so(
     async with DirectTransport(network.connect) as transport:
         assert await ask(transport, request_to(head_timeout=5.5)) == (200, b"ok")
         before = trio.current_time()
-        assert await fails(transport.send(request_to("other", head_timeout=4.5))) == "timeout"
+        assert await fails(transport.send(request_to("other", head_timeout=4.5))) == "head_timeout"
         assert trio.current_time() - before == 4.5
         assert network.open == 1
     nursery.cancel_scope.cancel()
@@ -118,7 +118,7 @@ async def test_silence_in_a_body_has_a_limit(nursery: trio.Nursery, autojump_clo
                 assert await answer.receive() == b"x"
             await trio.sleep(2 * BODY_TIMEOUT)
             before = trio.current_time()
-            assert await fails(answer.receive()) == "timeout"
+            assert await fails(answer.receive()) == "idle_timeout"
             assert BODY_TIMEOUT <= trio.current_time() - before <= BODY_TIMEOUT + DEADLINE_GRAIN
         assert network.open == 0
     nursery.cancel_scope.cancel()
@@ -150,7 +150,7 @@ async def test_one_silent_body_does_not_end_another(
         for seconds in (BODY_TIMEOUT + 10, 5, BODY_TIMEOUT - 10, BODY_TIMEOUT + 100):
             readers.start_soon(receive, seconds)
             await trio.sleep(20)
-    assert sorted(reasons.items()) == [(5, "ok"), (290, "ok"), (310, "timeout"), (400, "timeout")]
+    assert sorted(reasons.items()) == [(5, "ok"), (290, "ok"), (310, "idle_timeout"), (400, "idle_timeout")]
     nursery.cancel_scope.cancel()
 
 

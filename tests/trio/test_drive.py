@@ -24,7 +24,7 @@ from tests.trio.gateway_support import (
 )
 
 COMPLETION = json.dumps({"choices": [{"index": 0, "message": {"content": "hi"}}], "secret": 1}).encode()
-CHUNK = b'data: {"id": "1", "created": 1, "choices": [{"index": 0, "delta": {}}], "secret": 1}\n\n'
+CHUNK = b'data: {"id": "1", "created": 1, "choices": [{"index": 0, "delta": {"content": "x"}}], "secret": 1}\n\n'
 
 
 async def answer(
@@ -177,8 +177,8 @@ async def test_reads_a_provider_no_faster_than_the_client() -> None:
 
 async def test_an_event_stream_that_breaks_off_says_so() -> None:
     """A last event with the error goes out, and the terminating chunk does not."""
-    got, record = await answered(ScriptedTransport(Scripted(200, (b"data: 1\n", "reset"), EVENTS)))
-    assert got.body.startswith(b'data: 1\n\n\ndata: {"error"')
+    got, record = await answered(ScriptedTransport(Scripted(200, (b"data: 1\n\ndata: 2\n", "reset"), EVENTS)))
+    assert got.body.startswith(b'data: 1\n\ndata: 2\n\n\ndata: {"error"')
     assert got.body.endswith(b"\n\n")
     assert not got.whole
     assert record.outcome == "broken"

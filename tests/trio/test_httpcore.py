@@ -321,7 +321,7 @@ async def test_silence_in_a_body_has_a_limit(serving: Serving, mock_clock: trio.
         async with aclosing(answer), trio.open_nursery() as nursery:
             assert await answer.receive() == b"ok"
             nursery.start_soon(later)
-            assert await fails(answer.receive()) == "timeout"
+            assert await fails(answer.receive()) == "idle_timeout"
 
 
 async def test_cancellation_harms_nobody_else(serving: Serving) -> None:

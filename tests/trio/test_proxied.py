@@ -135,7 +135,7 @@ async def test_connecting_has_a_limit(mock_clock: trio.testing.MockClock) -> Non
     for scheme in ("http", "socks5"):
         async with listening(silent) as port, HttpcoreTransport() as transport:
             request = request_to("127.0.0.1", 9, scheme="https", proxy=f"{scheme}://127.0.0.1:{port}")
-            assert await fails(transport.send(request)) == "timeout"
+            assert await fails(transport.send(request)) == "connect_timeout"
 
 
 async def test_a_head_may_take_long(mock_clock: trio.testing.MockClock) -> None:
@@ -351,4 +351,4 @@ async def test_a_head_has_a_limit_if_the_config_says_so(mock_clock: trio.testing
     proxy = Socks5Proxy()
     async with listening(slow) as port, listening(proxy.script) as proxy_port, HttpcoreTransport() as transport:
         request = request_to("127.0.0.1", port, proxy=f"socks5://127.0.0.1:{proxy_port}", head_timeout=4.5)
-        assert await fails(transport.send(request)) == "timeout"
+        assert await fails(transport.send(request)) == "head_timeout"

@@ -43,6 +43,7 @@ def request_to(
     """A request as the core makes it."""
     return SendUpstream(
         provider=Provider(
+            identity=host,
             label=host,
             url=Url(scheme=scheme, host=host, port=port, path=b""),
             authority=host.encode(),
@@ -57,8 +58,11 @@ def request_to(
             tls=tls,
             connect_timeout=CONNECT_TIMEOUT,
             head_timeout=head_timeout,
+            first_content_timeout=None,
             idle_timeout=BODY_TIMEOUT,
             http_pool=HttpPoolConfig(max_idle_per_host=IDLE_LIMIT, idle_timeout_secs=IDLE_TIME),
+            trusted=False,
+            propagate_trace_context=False,
         ),
         method=method,
         target=target,

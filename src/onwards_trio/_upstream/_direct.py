@@ -79,7 +79,7 @@ class _Connection:
             data = await self.stream.receive_some()
         except (trio.BrokenResourceError, trio.ClosedResourceError) as error:
             if self.timed_out:
-                raise UpstreamError("timeout") from error
+                raise UpstreamError("idle_timeout") from error
             raise self._ended() from error
         self._answered = self._answered or bool(data)
         self.codec.receive(data)
@@ -156,7 +156,7 @@ class DirectTransport:
                 return _Connection(origin, await self._connect(*origin), self._http.client())
             except (OSError, trio.BrokenResourceError) as error:
                 raise UpstreamError("connect") from error
-        raise UpstreamError("timeout")
+        raise UpstreamError("connect_timeout")
 
     async def _ask(self, connection: _Connection, request: SendUpstream) -> "DirectAnswer":
         try:
@@ -210,7 +210,7 @@ async def _head_in_time(connection: _Connection, timeout: float | None) -> Respo
         return await connection.read_head()
     with trio.move_on_after(timeout):
         return await connection.read_head()
-    raise UpstreamError("timeout")
+    raise UpstreamError("head_timeout")
 
 
 class DirectAnswer:
@@ -246,6 +246,11 @@ class DirectAnswer:
         while not (data := self.receive_nowait()) and not self.ended:
             await self._transport.read(self._connection, self._provider.idle_timeout)
         return data
+
+    async def receive_until(self, until: float) -> bytes | None:
+        with trio.move_on_at(until):
+            return await self.receive()
+        return None
 
     async def aclose(self) -> None:
         connection, self._connection = self._connection, None

@@ -173,7 +173,7 @@ async def _respond(link: _Link, request: SendUpstream, progress: _Progress) -> h
     )
     with progress.waiting:
         return await link.connection.handle_async_request(http_request)
-    raise UpstreamError("timeout")
+    raise UpstreamError("head_timeout" if progress.begun else "connect_timeout")
 
 
 class HttpcoreTransport:
@@ -183,11 +183,15 @@ class HttpcoreTransport:
         self._roomy: dict[_Key, list[_Link]] = {}  # the one used last is last
 
     async def __aenter__(self) -> Self:
+        self._nursery_manager = trio.open_nursery()
+        self.nursery = await self._nursery_manager.__aenter__()
         return self
 
     async def __aexit__(
         self, type: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self.nursery.cancel_scope.cancel()
+        await self._nursery_manager.__aexit__(None, None, None)
         with trio.CancelScope(shield=True):  # Nothing in here waits: closing is forceful.
             for links in self._roomy.values():
                 while links:
@@ -267,6 +271,16 @@ class HttpcoreTransport:
             links.append(link)
 
 
+class _Reading:
+    """A wait for the next piece of a body that outlasts whoever waits for it."""
+
+    def __init__(self) -> None:
+        self.scope = trio.CancelScope()
+        self.over = trio.Event()
+        self.data = b""
+        self.error: Exception | None = None
+
+
 class HttpcoreAnswer:
     """Implements `Answer`."""
 
@@ -283,6 +297,7 @@ class HttpcoreAnswer:
         self.ended = False
         self._closed = False
         self._failure: FailureReason | None = None
+        self._reading: _Reading | None = None
 
     def receive_nowait(self) -> bytes:
         return b""  # httpcore can't tell.
@@ -293,6 +308,10 @@ class HttpcoreAnswer:
         self._closed = True
         complete = False
         try:
+            if self._reading is not None:
+                self._reading.scope.cancel()
+                with trio.move_on_after(1, shield=True):
+                    await self._reading.over.wait()
             if self.ended:
                 await self._response.aclose()
                 complete = True
@@ -309,9 +328,35 @@ class HttpcoreAnswer:
                 pass
 
     async def receive(self) -> bytes:
+        if self._reading is None:
+            return await self._receive()
+        await self._reading.over.wait()
+        reading, self._reading = self._reading, None
+        if reading.error is not None:
+            raise reading.error
+        return reading.data
+
+    async def receive_until(self, until: float) -> bytes | None:
+        # In a task of its own, since httpcore can't go on with what was interrupted.
+        if self._reading is None:
+            self._reading = _Reading()
+            self._transport.nursery.start_soon(self._read_aside, self._reading)
+        with trio.move_on_at(until):
+            return await self.receive()
+        return None
+
+    async def _read_aside(self, reading: "_Reading") -> None:
+        with reading.scope:
+            try:
+                reading.data = await self._receive()
+            except Exception as error:  # noqa: BLE001  # Whoever waits for it gets it, and nobody else.
+                reading.error = error
+        reading.over.set()
+
+    async def _receive(self) -> bytes:
         if self._failure:
             raise UpstreamError(self._failure)
-        self._failure = "timeout"  # And once interrupted, a body can't be read on.
+        self._failure = "idle_timeout"  # And once interrupted, a body can't be read on.
         with trio.move_on_after(self._progress.provider.idle_timeout):
             try:
                 async for piece in self._body:

@@ -30,6 +30,10 @@ class Answer(Protocol):
         """The next piece of the body as it arrives, `b""` only if it has ended. Raises `UpstreamError`."""
         ...
 
+    async def receive_until(self, until: float) -> bytes | None:
+        """As `receive`; None if nothing has come by then (in Trio's time), and nothing is lost."""
+        ...
+
     async def aclose(self) -> None:
         """With the body read to its end, make the connection available again; else close it at once, without
         waiting for the peer; of an HTTP/2 connection that others use, only its stream. May be called again."""

@@ -1,0 +1,178 @@
+"""Which provider an exchange tries next, and when."""
+
+from collections.abc import Iterator
+from random import Random
+
+import attrs
+
+from onwards_core._actions import Wait
+from onwards_core._config import Strategy
+from onwards_core._events import Headers
+from onwards_core._fallback import retry_after
+from onwards_core._health import Health
+from onwards_core._ledger import Ledger, Permit, Refusal
+from onwards_core._record import Attempt, Record
+from onwards_core._snapshot import Pool, Provider
+from onwards_core._strategies import FAILURE_LATENCY, Balancer
+
+
+@attrs.frozen
+class Upkeep:
+    """What a gateway knows of keys, pools and providers over all exchanges, and over reloads."""
+
+    ledger: Ledger
+    health: Health
+    balancer: Balancer
+    random: Random
+
+
+class Attempts:
+    """Call `next` for each attempt, `succeeded` or `failed` once it is known how it went, and `close` at last.
+
+    From an attempt's beginning to the next one, or to a wait, it holds the provider's permit.
+    """
+
+    def __init__(self, pool: Pool, record: Record, upkeep: Upkeep, affinity_key: bytes | None) -> None:
+        self.refusals: list[Refusal] = []
+        """Of providers at their own limits."""
+        self.tried = 0
+        self._pool = pool
+        self._policy = pool.fallback
+        self._record = record
+        self._upkeep = upkeep
+        self._affinity_key = affinity_key
+        self._left = pool.fallback.max_attempts or len(pool.providers)
+        self._order: Iterator[int] | None = None
+        self._left_out: list[int] = []
+        """Who has failed too often, or asked for rest."""
+        self._waited_for: int | None = None
+        self._waited = 0.0
+        self._rested = False
+        self._permit: Permit | None = None
+        self._provider: Provider | None = None
+        self._undecided = False
+        """Whether it is not known yet how the attempt went."""
+
+    # Whom
+
+    def next(self, now: float) -> Provider | Wait | Refusal | None:
+        """Whom to try now; or how long to wait before asking again, with no response held open. A refusal ends the
+        search, and None says that nobody is left."""
+        if self._order is None:
+            self._order = self._indices(now)
+        while self._left:
+            if self._waited_for is not None:
+                index, self._waited_for = self._waited_for, None
+            else:
+                chosen = self._choose(now)
+                if chosen is None:
+                    break
+                index, delay = chosen
+                if delay:
+                    return self._wait(index, delay, now)
+            if (taken := self._take(index, now)) is not None:
+                return taken
+        if not self.tried and not self.refusals:
+            # Better one that may fail than none at all.
+            for index in self._left_out:
+                if (taken := self._take(index, now, anyway=True)) is not None:
+                    return taken
+        return None
+
+    def _indices(self, now: float) -> Iterator[int]:
+        """In which order to try the providers, as often as there are attempts."""
+        again = self._policy.with_replacement or self._left > len(self._pool.providers)
+        while True:
+            before = self._left
+            upkeep = self._upkeep
+            for index in upkeep.balancer.order(self._pool, upkeep.ledger, upkeep.random, self._affinity_key, now):
+                yield index
+                if self._policy.with_replacement and self._left < before:
+                    break
+            if not again or self._left == before:  # nobody could be tried, and nobody can be by asking again
+                return
+
+    def _choose(self, now: float) -> tuple[int, float] | None:
+        """The next provider, and for how many seconds to wait for it."""
+        assert self._order is not None
+        resting: tuple[float, int] | None = None
+        for index in self._order:
+            until = self._upkeep.health.paused_until(self._pool.providers[index].identity, now)
+            if until is None:
+                first = self._rested or not self.tried
+                return index, 0.0 if first else self._policy.backoff.delay(self.tried, self._upkeep.random)
+            self._leave_out(index, "paused", now)
+            resting = min(resting or (until, index), (until, index))
+        if resting is None or not self.tried:
+            return None
+        return resting[1], resting[0] - now
+
+    def _wait(self, index: int, delay: float, now: float) -> Wait | None:
+        if not self._policy.may_wait(delay, self._waited):
+            return None
+        self._waited += delay
+        self._waited_for = index
+        self._rested = True
+        self.close()
+        return Wait(now + delay)
+
+    def _take(self, index: int, now: float, *, anyway: bool = False) -> Provider | Refusal | None:
+        """Begin an attempt, if the provider can be tried."""
+        provider = self._pool.providers[index]
+        if not anyway and not self._upkeep.health.admits(provider.identity, now):
+            self._leave_out(index, "circuit_open", now)
+            return None
+        permit = self._upkeep.ledger.acquire((provider.limit,), now)
+        if isinstance(permit, Refusal):
+            self._upkeep.health.abandoned(provider.identity)
+            self._record.attempts.append(Attempt(provider.label, now, now, "refused_locally"))
+            self.refusals.append(permit)
+            return None if self._policy.on_rate_limit else permit
+        self.close()
+        self._permit = permit
+        self._provider = provider
+        self._undecided = True
+        self._record.attempts.append(Attempt(provider.label, now))
+        self.tried += 1
+        self._left -= 1
+        self._rested = False
+        return provider
+
+    def _leave_out(self, index: int, why: str, now: float) -> None:
+        self._left_out.append(index)
+        self._record.attempts.append(Attempt(self._pool.providers[index].label, now, now, why))
+
+    # How it went
+
+    def succeeded(self, now: float) -> None:
+        """The attempt brought an answer."""
+        assert self._provider is not None
+        self._undecided = False
+        if self._pool.health is not None:
+            self._upkeep.health.succeeded(self._provider.identity, now)
+        if self._pool.strategy is Strategy.LOWEST_LATENCY:
+            taken = now - self._record.attempts[-1].started
+            self._upkeep.balancer.observe_latency(self._provider, taken, now)
+
+    def failed(self, now: float, headers: Headers | None = None) -> None:
+        """The attempt, or the answer that it brought, failed. headers: those of its response."""
+        assert self._provider is not None
+        self._undecided = False
+        if self._pool.strategy is Strategy.LOWEST_LATENCY:
+            self._upkeep.balancer.observe_latency(self._provider, FAILURE_LATENCY, now)
+        if headers and self._policy.honor_retry_after and (seconds := retry_after(headers)):
+            self._upkeep.health.pause(self._provider.identity, now + seconds)
+        if self._pool.health is not None:
+            others = [each.identity for each in self._pool.providers if each is not self._provider]
+            self._upkeep.health.failed(self._provider.identity, others, self._pool.health, now)
+
+    # The end
+
+    def close(self) -> None:
+        """Give the permit back."""
+        if self._permit is not None:
+            self._permit.release()
+            self._permit = None
+        if self._undecided and self._provider is not None:
+            self._undecided = False
+            self._upkeep.health.abandoned(self._provider.identity)

@@ -1,0 +1,190 @@
+"""Which providers are left out for a while: those that keep failing, and those that asked for it.
+
+A provider's circuit is closed as long as all is well. Failures open it for a cool-down. Then one attempt, the trial, may
+show whether it can be closed again; if it fails, the next cool-down is twice as long. The last provider of a pool whose
+circuit is closed is never taken out, however often it fails.
+"""
+
+import enum
+import math
+from collections import deque
+from collections.abc import Iterable
+from typing import Final, Self
+
+import attrs
+
+from onwards_core._config import HealthConfig
+
+_BUCKETS: Final = 10
+"""Of a window. What it looks back on is exact up to one of them."""
+_REMEMBERED: Final = 3600.0
+"""Seconds after which nobody asks any more what a provider did."""
+
+
+@attrs.frozen
+class HealthPolicy:
+    """When a circuit opens, and for how long. Times are seconds."""
+
+    consecutive_failures: int | None
+    """After so many in a row. None: never."""
+    failure_rate: float | None
+    """After this share of the attempts within the window. None: never."""
+    window: float
+    min_requests: int
+    """Within the window, before its rate means anything."""
+    cooldown: float
+    max_cooldown: float
+
+    @classmethod
+    def of(cls, config: HealthConfig) -> Self:
+        return cls(
+            config.consecutive_failures,
+            config.failure_rate,
+            config.window_secs,
+            config.min_requests,
+            config.cooldown_secs,
+            max(config.cooldown_secs, config.max_cooldown_secs),
+        )
+
+
+class CircuitState(enum.Enum):
+    """Whether a provider is tried."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    TRIAL = "trial"
+    """Its cool-down is over, and the next attempt decides."""
+
+
+@attrs.define
+class _Bucket:
+    start: float
+    failures: int = 0
+    attempts: int = 0
+
+
+@attrs.define
+class _Provider:
+    """What is known of one that has failed, or asked for rest."""
+
+    window: float = 1.0
+    """Seconds: a policy's, from the first failure on."""
+    streak: int = 0
+    buckets: deque[_Bucket] = attrs.field(factory=deque)
+    cooldown: float = 0.0
+    open_until: float | None = None
+    """None: closed."""
+    on_trial: bool = False
+    paused_until: float = 0.0
+
+    @property
+    def last_heard(self) -> float:
+        return max(self.buckets[-1].start if self.buckets else -math.inf, self.open_until or -math.inf)
+
+    def count(self, *, failed: bool, now: float) -> None:
+        if not self.buckets or now - self.buckets[-1].start >= self.window / _BUCKETS:
+            self.buckets.append(_Bucket(now))
+        self.buckets[-1].attempts += 1
+        self.buckets[-1].failures += failed
+        self.streak = self.streak + 1 if failed else 0
+        while now - self.buckets[0].start >= self.window:
+            self.buckets.popleft()
+
+    def has_failed_enough(self, policy: HealthPolicy) -> bool:
+        if policy.consecutive_failures is not None and self.streak >= policy.consecutive_failures:
+            return True
+        attempts = sum(bucket.attempts for bucket in self.buckets)
+        failures = sum(bucket.failures for bucket in self.buckets)
+        return (
+            policy.failure_rate is not None
+            and attempts >= policy.min_requests
+            and failures >= policy.failure_rate * attempts
+        )
+
+
+class Health:
+    """Of all providers, by identity. It outlives reloads.
+
+    Before an attempt call `admits`; after it `succeeded`, `failed`, or, where it did not show anything, `abandoned`.
+    Nothing is kept of a provider that never failed.
+    """
+
+    def __init__(self) -> None:
+        self._providers: dict[str, _Provider] = {}
+
+    # Before an attempt
+
+    def admits(self, identity: str, now: float) -> bool:
+        """Whether the provider's circuit lets an attempt through. After a cool-down, only one: the trial."""
+        provider = self._providers.get(identity)
+        if provider is None or provider.open_until is None:
+            return True
+        if provider.on_trial or now < provider.open_until:
+            return False
+        provider.on_trial = True
+        return True
+
+    def paused_until(self, identity: str, now: float) -> float | None:
+        """Until when the provider asked to be left alone."""
+        provider = self._providers.get(identity)
+        return provider.paused_until if provider is not None and provider.paused_until > now else None
+
+    def state(self, identity: str, now: float) -> CircuitState:
+        """Of the provider's circuit."""
+        provider = self._providers.get(identity)
+        if provider is None or provider.open_until is None:
+            return CircuitState.CLOSED
+        return CircuitState.TRIAL if now >= provider.open_until else CircuitState.OPEN
+
+    # After it
+
+    def succeeded(self, identity: str, now: float) -> None:
+        provider = self._providers.get(identity)
+        if provider is None:
+            return
+        if provider.open_until is not None:
+            provider.open_until = None
+            provider.on_trial = False
+            provider.buckets.clear()
+        provider.count(failed=False, now=now)
+
+    def failed(self, identity: str, others: Iterable[str], policy: HealthPolicy, now: float) -> None:
+        """others: the rest of the pool's providers."""
+        provider = self._providers.get(identity)
+        if provider is None:
+            provider = self._providers[identity] = _Provider()
+        if provider.open_until is not None:
+            if provider.on_trial:
+                provider.on_trial = False
+                provider.cooldown = min(2 * provider.cooldown, policy.max_cooldown)
+                provider.open_until = now + provider.cooldown
+            return  # Else it began before the circuit opened, and says nothing new.
+        provider.window = policy.window
+        provider.count(failed=True, now=now)
+        if provider.has_failed_enough(policy) and any(self._is_well(other, now) for other in others):
+            provider.cooldown = policy.cooldown
+            provider.open_until = now + policy.cooldown
+
+    def abandoned(self, identity: str) -> None:
+        """The attempt ended before it showed anything: if it was the trial, the next one is."""
+        provider = self._providers.get(identity)
+        if provider is not None:
+            provider.on_trial = False
+
+    def pause(self, identity: str, until: float) -> None:
+        """The provider wants to be left alone until then."""
+        provider = self._providers.get(identity)
+        if provider is None:
+            provider = self._providers[identity] = _Provider()
+        provider.paused_until = max(provider.paused_until, until)
+
+    def _is_well(self, identity: str, now: float) -> bool:
+        return self.state(identity, now) is CircuitState.CLOSED and self.paused_until(identity, now) is None
+
+    def prune(self, now: float) -> None:
+        """Forget providers of which nothing is worth knowing any more."""
+        self._providers = {
+            identity: provider
+            for identity, provider in self._providers.items()
+            if now < max(provider.paused_until, provider.last_heard + _REMEMBERED)
+        }
