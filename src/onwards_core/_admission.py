@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from typing import Self
 
 import attrs
 
@@ -10,8 +11,8 @@ from onwards_core._body import Body, OpaqueBody, parse_body
 from onwards_core._config import RoutingActionType
 from onwards_core._errors import error
 from onwards_core._events import Request
-from onwards_core._keys import token_from
-from onwards_core._ledger import Ledger, Permit, Refusal
+from onwards_core._keys import KeyLimits, token_from
+from onwards_core._ledger import Ledger, Limit, Permit, Refusal
 from onwards_core._models import models_response
 from onwards_core._record import Record
 from onwards_core._request import safe_target
@@ -38,26 +39,60 @@ class Admission:
     """For key and pool."""
 
 
+@attrs.frozen
+class _Caller:
+    """Who asks."""
+
+    digest: bytes | None
+    """Of the key; None without one."""
+    known: KeyLimits | None
+    """What the key's definition says, if it has one."""
+
+    @classmethod
+    def of(cls, fields: Mapping[bytes, bytes], snapshot: Snapshot) -> Self:
+        token = token_from(fields)
+        if token is None:
+            return cls(None, None)
+        digest = snapshot.hasher.token(token)
+        return cls(digest, snapshot.key_limits.get(digest))
+
+    def limits(self, pool: Pool | None) -> list[Limit]:
+        """Those that the caller has to keep to."""
+        return [each.limit for each in (pool, self.known) if each is not None]
+
+    def pool(self, pool: Pool, snapshot: Snapshot) -> Pool | Respond:
+        """The pool that the caller gets for this one, by its rules, followed once: the other may still deny."""
+        if not pool.opens(self.digest):
+            return _not_opened(self.digest)
+        if not pool.rules:
+            return pool
+        labels = self.known.labels if self.known else {}
+        action = pool.action(labels)
+        if action is not None and action.target is not None:
+            pool = snapshot.pools[action.target]
+            if not pool.opens(self.digest):
+                return _not_opened(self.digest)
+            action = pool.action(labels)
+        if action is not None and action.type is RoutingActionType.DENY:
+            return error("forbidden", "The API key may not use this model.")
+        return pool
+
+
 def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, now: float) -> Admission | Respond:
     """Admit a request, noting in `record` what it turned out to be; or the answer that it gets instead."""
     if not safe_target(request.target):
         return _UNSAFE
     # Of a field that is repeated the last one counts. All that matter here are removed before a provider sees them.
     fields = dict(request.headers)
-    token = token_from(fields)
-    digest = snapshot.hasher.token(token) if token is not None else None
+    caller = _Caller.of(fields, snapshot)
 
-    if listing := models_response(snapshot, request.method, record.path, digest):
+    if listing := models_response(snapshot, request.method, record.path, caller.digest):
         return listing
+    strictly = endpoint(record.path) if snapshot.strict and request.method == "POST" else None
+    if snapshot.strict and strictly is None:
+        return error("not_found")
 
-    strictly = None
-    if snapshot.strict:
-        strictly = endpoint(record.path)
-        if strictly is None or request.method != "POST":
-            return error("not_found")
-
-    depth = snapshot.server.json_depth
-    named = _named(request, fields, depth)
+    named = _named(request, fields, snapshot.server.json_depth)
     if isinstance(named, Respond):
         return named
     model, body = named
@@ -65,53 +100,36 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if pool is None:
         return _NO_MODEL
     record.alias = pool.alias
+    record.key = caller.known and caller.known.name
 
-    if not pool.opens(digest):
-        return _not_opened(digest)
-    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
-    if key_limits is not None:
-        record.key = key_limits.name
-    if pool.rules:
-        routed = _routed(pool, snapshot, digest, key_limits.labels if key_limits else {})
-        if isinstance(routed, Respond):
-            return routed
-        pool = routed
-        record.alias = pool.alias
-    if not pool.providers:
+    given = caller.pool(pool, snapshot)
+    if isinstance(given, Respond):
+        return given
+    record.alias = given.alias
+    if not given.providers:
         return error("service_unavailable")
     if strictly is not None and (fault := strictly.check_request(request.body)):
         return error("bad_request", fault.message, param=fault.param)
 
-    if body is None:
-        # Where a header names the pool, any body will do, unless a provider's own model has to go into it.
-        replaced = any(provider.model is not None for provider in pool.providers)
-        parsed = _parsed(request, depth) if replaced else OpaqueBody(request.body)
-        if isinstance(parsed, Respond):
-            return parsed
-        body, renamed = parsed, None
-    else:
-        renamed = pool.alias if pool.alias != model else None
+    renamed = given.alias if body is not None and given is not pool else None
+    whole = body or _unnamed_body(request, given, snapshot.server.json_depth)
+    if isinstance(whole, Respond):
+        return whole
 
-    limits = [pool.limit]
-    if key_limits is not None:
-        limits.append(key_limits.limit)
-    permit = ledger.acquire(limits, now)
+    permit = ledger.acquire(caller.limits(given), now)
     if isinstance(permit, Refusal):
         return refused(permit)
-    return Admission(pool, model, body, renamed, strictly, permit)
+    return Admission(given, model, whole, renamed, strictly, permit)
 
 
-def _routed(pool: Pool, snapshot: Snapshot, digest: bytes | None, labels: Mapping[str, str]) -> Pool | Respond:
-    """The pool that the rules give to a key with these labels. They are followed once: that pool may still deny."""
-    action = pool.action(labels)
-    if action is not None and action.target is not None:
-        pool = snapshot.pools[action.target]
-        if not pool.opens(digest):
-            return _not_opened(digest)
-        action = pool.action(labels)
-    if action is not None and action.type is RoutingActionType.DENY:
-        return error("forbidden", "The API key may not use this model.")
-    return pool
+def _unnamed_body(request: Request, pool: Pool, depth: int) -> Body | Respond:
+    """Where a header names the pool, any body will do, unless a provider's own model has to go into it."""
+    if any(provider.model is not None for provider in pool.providers):
+        return _parsed(request, depth)
+    if not pool.looks_into_bodies:
+        return OpaqueBody(request.body)
+    parsed = parse_body(request, depth)
+    return OpaqueBody(request.body) if isinstance(parsed, str) else parsed
 
 
 def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> Respond | None:
@@ -122,22 +140,19 @@ def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> 
     if not safe_target(request.target):
         return _UNSAFE
     fields = dict(request.headers)
-    token = token_from(fields)
-    digest = snapshot.hasher.token(token) if token is not None else None
-    limits = []
+    caller = _Caller.of(fields, snapshot)
+    limits = caller.limits(None)
     override = fields.get(b"model-override")
     if override is not None:
         pool = snapshot.pools.get(override.decode("utf-8", "replace"))
         if pool is None:
             return _NO_MODEL
-        if not pool.opens(digest):
-            return _not_opened(digest)
-        limits.append(pool.limit)
-    elif not snapshot.open_to_all and digest not in snapshot.known_keys:
-        return _not_opened(digest)
-    key_limits = snapshot.key_limits.get(digest) if digest is not None else None
-    if key_limits is not None:
-        limits.append(key_limits.limit)
+        given = caller.pool(pool, snapshot)
+        if isinstance(given, Respond):
+            return given
+        limits = caller.limits(given)
+    elif not snapshot.open_to_all and caller.digest not in snapshot.known_keys:
+        return _not_opened(caller.digest)
     refusal = ledger.refusal(limits, now)
     return refused(refusal) if refusal else None
 

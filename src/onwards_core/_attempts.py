@@ -50,6 +50,7 @@ class Attempts:
         self._rested = False
         self._permit: Permit | None = None
         self._provider: Provider | None = None
+        self._started = 0.0
         self._undecided = False
         """Whether it is not known yet how the attempt went."""
 
@@ -131,6 +132,7 @@ class Attempts:
         self.close()
         self._permit = permit
         self._provider = provider
+        self._started = now
         self._undecided = True
         self._record.attempts.append(Attempt(provider.label, now))
         self.tried += 1
@@ -151,8 +153,7 @@ class Attempts:
         if self._pool.health is not None:
             self._upkeep.health.succeeded(self._provider.identity, now)
         if self._pool.strategy is Strategy.LOWEST_LATENCY:
-            taken = now - self._record.attempts[-1].started
-            self._upkeep.balancer.observe_latency(self._provider, taken, now)
+            self._upkeep.balancer.observe_latency(self._provider, now - self._started, now)
 
     def failed(self, now: float, headers: Headers | None = None) -> None:
         """The attempt, or the answer that it brought, failed. headers: those of its response."""

@@ -69,7 +69,7 @@ from onwards_core._events import (
 from onwards_core._health import Health
 from onwards_core._ledger import Ledger, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
-from onwards_core._record import Attempt, Record
+from onwards_core._record import Record
 from onwards_core._request import client_headers, upstream_headers, upstream_target
 from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider, Snapshot
@@ -263,6 +263,7 @@ class Exchange:
             case Provider():
                 self._state = _State.SENDING
                 self._provider = following
+                self._attempt = self.record.attempts[-1]
                 self._treatment = self._treatment_of(following)
                 self._content_by = now + (following.first_content_timeout or math.inf)
                 return self._send(following)
@@ -303,8 +304,7 @@ class Exchange:
 
     def _failed(self, reason: FailureReason, now: float) -> Action:
         """There is no answer, or it broke off before anybody got anything of it."""
-        attempt = self._current()
-        attempt.ended, attempt.outcome = now, reason
+        self._attempt.ended, self._attempt.outcome = now, reason
         self._last_outcome = _failure(reason)
         policy = self._pool.fallback
         if reason not in ("too_large", "no_memory"):
@@ -320,32 +320,28 @@ class Exchange:
     def _responded(self, response: UpstreamResponded, now: float) -> Action:
         status = response.status
         self._response = response
-        attempt = self._current()
-        attempt.ended = now
-        attempt.outcome = "ok" if status < 400 else f"status_{status}"
+        self._attempt.ended = now
+        self._attempt.outcome = "ok" if status < 400 else f"status_{status}"
         self._last_outcome = Respond(status, _JSON, upstream_error(status))
-        if not 200 <= status < 300:
+        falls_back = status in self._pool.fallback.statuses
+        if falls_back or not 200 <= status < 300:
             self._judge(status, now)
-        if status in self._pool.fallback.statuses and (action := self._try_next(now)):
+        if falls_back and (action := self._try_next(now)):
             return action
         return self._accept(now)
 
     def _judge(self, status: int, now: float) -> None:
-        """Whether a status speaks against its provider's health. A refusal does not, unless it is one to fall back on."""
+        """Whether a status speaks against its provider's health: a refusal does only if it is one to fall back on."""
         if status >= 500 or status in self._pool.fallback.statuses:
             self._attempts.failed(now, self._response.headers)
         else:
             self._attempts.succeeded(now)
 
-    def _current(self) -> Attempt:
-        """The attempt that is under way."""
-        return self.record.attempts[-1]
-
     # Answers
 
     def _accept(self, now: float) -> Action:
         """Decide how the response that the driver holds open becomes the answer."""
-        status, headers = self._response.status, self._response.headers
+        status = self._response.status
         if not 200 <= status < 300:
             if (instead := self._treatment.error(status)) is not None:
                 return self._end(self._own_body(*instead))
@@ -462,13 +458,13 @@ class Exchange:
         self, status: int, outcome: str, otherwise: StreamThrough | Respond | BreakOff, now: float
     ) -> Action:
         """The response turned out to be worth no more than this status. `otherwise`: the answer if it has to do."""
-        self._current().outcome = outcome
+        self._attempt.outcome = outcome
         policy = self._pool.fallback
         self._last_outcome = error("bad_gateway") if status == 502 else Respond(status, _JSON, upstream_error(status))
         self._judge(status, now)
-        if policy.on_embedded_error and not self._passed_on and status in policy.statuses:
-            if action := self._try_next(now):
-                return action
+        early = policy.on_embedded_error and not self._passed_on
+        if early and status in policy.statuses and (action := self._try_next(now)):
+            return action
         return self._end(otherwise)
 
     def _is_stream(self) -> bool:

@@ -117,7 +117,7 @@ def _is_inference(path: bytes) -> bool:
 
 
 def retry_after(headers: Headers) -> float | None:
-    """For how many seconds a provider asks to be left alone, by `retry-after-ms` or `retry-after` (RFC 9110, 10.2.3)."""
+    """For how many seconds a provider asks to be left alone: `retry-after-ms`, or `retry-after` (RFC 9110, 10.2.3)."""
     fields = dict(headers)
     try:
         if (milliseconds := fields.get(b"retry-after-ms")) is not None:

@@ -1,8 +1,8 @@
 """Which providers are left out for a while: those that keep failing, and those that asked for it.
 
-A provider's circuit is closed as long as all is well. Failures open it for a cool-down. Then one attempt, the trial, may
-show whether it can be closed again; if it fails, the next cool-down is twice as long. The last provider of a pool whose
-circuit is closed is never taken out, however often it fails.
+A provider's circuit is closed as long as all is well. Failures open it for a cool-down. Then one attempt, the trial,
+may show whether it can be closed again; if it fails, the next cool-down is twice as long. The last provider of a pool
+whose circuit is closed is never taken out, however often it fails.
 """
 
 import enum

@@ -103,6 +103,12 @@ class Pool:
     """Seconds."""
     rules: tuple[RoutingRule, ...]
 
+    @property
+    def looks_into_bodies(self) -> bool:
+        """Whether more of a body matters than its model."""
+        by_body = self.affinity is not None and self.affinity.header is None
+        return by_body or self.stream_keepalive is not None
+
     def action(self, labels: Mapping[str, str]) -> RoutingAction | None:
         """What the first rule that matches a key's labels says."""
         for rule in self.rules:

@@ -73,10 +73,12 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
                         return
                     case Respond():
                         await upstream.aclose()
-                        return await reply.respond(action)
+                        await reply.respond(action)
+                        return
                     case BreakOff():
                         await upstream.aclose()
-                        return await reply.break_off(action.data)
+                        await reply.break_off(action.data)
+                        return
                     case _:
                         assert_never(action)
                 action = exchange.feed(event, trio.current_time())
