@@ -100,7 +100,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if pool is None:
         return _NO_MODEL
     record.alias = pool.alias
-    record.key = caller.known and caller.known.name
+    record.key = caller.known.name if caller.known else None
 
     given = caller.pool(pool, snapshot)
     if isinstance(given, Respond):

@@ -207,11 +207,11 @@ def _contradictions(file: ConfigFile) -> Iterator[str]:
                     yield f"{_path(*path, 'target')}: expected none, since the rule denies"
         given = [value for value in attrs.astuple(pool.affinity or AffinityConfig()) if value is not None]
         if len(given) > 1 or (pool.affinity and not given):
-            path = _path("targets", alias, "affinity")
-            yield f"{path}: expected one of header, body and prompt_bytes, got {len(given)}"
+            place = _path("targets", alias, "affinity")
+            yield f"{place}: expected one of header, body and prompt_bytes, got {len(given)}"
         if pool.strategy is Strategy.AFFINITY and not pool.affinity:
-            path = _path("targets", alias, "affinity")
-            yield f"{path}: expected an object, since the strategy is affinity, got nothing"
+            place = _path("targets", alias, "affinity")
+            yield f"{place}: expected an object, since the strategy is affinity, got nothing"
 
 
 # Fields of onwards that its users know, for which there is nothing here.
