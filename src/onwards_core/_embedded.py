@@ -25,7 +25,8 @@ _decode = msgspec.json.Decoder(_Head).decode
 _STATUSES = {
     # openai.types.responses.ResponseError.code; the codes of OpenAI's error envelope
     **dict.fromkeys(
-        "invalidprompt biopolicy misalignmentpolicyviolation dataresidencymismatch imagetoolarge imagetoosmall imageparse imagecontentpolicyviolation"
+        "invalidprompt biopolicy misalignmentpolicyviolation dataresidencymismatch"
+        " imagetoolarge imagetoosmall imageparse imagecontentpolicyviolation"
         " imagefiletoolarge unsupportedimagemediatype emptyimagefile failedtodownloadimage imagefilenotfound"
         " contextlengthexceeded stringabovemaxlength contentpolicyviolation contentfilter unsupportedparameter"
         " unsupportedvalue missingrequiredparameter badrequest failedprecondition outofrange".split(),

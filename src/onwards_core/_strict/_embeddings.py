@@ -1,0 +1,52 @@
+"""`/v1/embeddings`: https://platform.openai.com/docs/api-reference/embeddings, `openai.types`."""
+
+from msgspec import UNSET, Raw, UnsetType
+
+from onwards_core._strict._fields import Answer, Count, Fields, Maybe, Number, Text, TokenInput, check_token_input
+
+
+class EmbeddingRequest(Fields):
+    # EmbeddingCreateParams
+    model: str
+    input: TokenInput
+    dimensions: Count = None
+    encoding_format: str | None = None
+    user: str | None = None
+
+    def __post_init__(self) -> None:
+        check_token_input(self.input)
+
+
+class Embedding(Fields, kw_only=True):
+    # Embedding; as base64 where the request asks for it
+    embedding: list[float] | str
+    index: int | None = None
+    object: Text = UNSET
+
+
+class Usage(Fields):
+    # create_embedding_response.Usage
+    prompt_tokens: Number = UNSET
+    total_tokens: Number = UNSET
+
+
+class Embeddings(Answer, kw_only=True):
+    # CreateEmbeddingResponse
+    object: Text = UNSET
+    data: list[Embedding]
+    model: Raw | UnsetType = UNSET
+    usage: Maybe[Usage] = UNSET
+    error: Raw | UnsetType = UNSET
+    """Never written: an answer with an error is none."""
+
+    def may_be_error(self) -> bool:
+        return self.error is not UNSET
+
+    def complete(self, model: Raw, default_id: str, created: int) -> None:
+        self.model = model
+        self.object = "list"
+        self.error = UNSET
+        for index, embedding in enumerate(self.data):
+            embedding.object = "embedding"
+            if embedding.index is None:
+                embedding.index = index
