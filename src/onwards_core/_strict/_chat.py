@@ -5,12 +5,12 @@ from typing import Annotated, Literal, TypeAlias
 from msgspec import UNSET, Meta, field
 
 from onwards_core._strict._fields import (
+    AnyObject,
     Choice,
     Choices,
     Count,
     Fields,
     Flag,
-    FreeForm,
     Limit,
     Maybe,
     Mode,
@@ -156,7 +156,7 @@ class Function(Fields):
     # openai.types.shared_params.FunctionDefinition, completion_create_params.Function
     name: str
     description: str | None = None
-    parameters: FreeForm | None = None
+    parameters: AnyObject | None = None
     strict: bool | None = None
 
 
@@ -183,7 +183,7 @@ class NamedCustom(Typed, tag="custom"):
 class Allowed(Fields):
     # ChatCompletionAllowedToolsParam
     mode: Literal["auto", "required"]
-    tools: list[FreeForm]
+    tools: list[AnyObject]
 
 
 class AllowedTools(Typed, tag="allowed_tools"):
@@ -205,7 +205,7 @@ class JsonSchema(Fields):
     # openai.types.shared_params.response_format_json_schema.JSONSchema
     name: str
     description: str | None = None
-    schema: FreeForm | None = None
+    schema: AnyObject | None = None
     strict: bool | None = None
 
 
@@ -236,11 +236,11 @@ class ChatRequest(Sampling, kw_only=True):
     max_tokens: Count = None
     metadata: dict[str, str] | None = None
     modalities: list[str] | None = None
-    moderation: FreeForm | None = None
+    moderation: AnyObject | None = None
     parallel_tool_calls: bool | None = None
     prediction: Prediction | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: FreeForm | None = None
+    prompt_cache_options: AnyObject | None = None
     prompt_cache_retention: str | None = None
     reasoning_effort: str | None = None
     response_format: TextFormat | JsonFormat | JsonSchemaFormat | None = None
@@ -251,7 +251,7 @@ class ChatRequest(Sampling, kw_only=True):
     tools: list[FunctionTool | CustomTool] | None = None
     top_logprobs: Limit = None
     verbosity: str | None = None
-    web_search_options: FreeForm | None = None
+    web_search_options: AnyObject | None = None
 
 
 # Answers

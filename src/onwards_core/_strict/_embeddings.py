@@ -36,16 +36,11 @@ class Embeddings(Answer, kw_only=True):
     data: list[Embedding]
     model: Raw | UnsetType = UNSET
     usage: Maybe[Usage] = UNSET
-    error: Raw | UnsetType = UNSET
-    """Never written: an answer with an error is none."""
-
-    def may_be_error(self) -> bool:
-        return self.error is not UNSET
 
     def complete(self, model: Raw, default_id: str, created: int) -> None:
+        super().complete(model, default_id, created)
         self.model = model
         self.object = "list"
-        self.error = UNSET
         for index, embedding in enumerate(self.data):
             embedding.object = "embedding"
             if embedding.index is None:

@@ -53,16 +53,23 @@ class Fields(msgspec.Struct, gc=False, kw_only=True):
     """An object in JSON. No schema can hold a cycle, so none of them needs garbage collection."""
 
 
+class AnyObject(Fields):
+    """An object in a request that is the provider's to check."""
+
+
 class Answer(Fields):
     """A whole answer, or the data of one of its events."""
 
+    error: Raw | UnsetType = UNSET
+    """Never written: what holds an error is no answer."""
+
     def may_be_error(self) -> bool:
         """Whether to look closer, with `embedded_error`."""
-        raise NotImplementedError
+        return self.error is not UNSET
 
     def complete(self, model: Raw, default_id: str, created: int) -> None:
         """Set the model, and what the schema requires but the provider left out."""
-        raise NotImplementedError
+        self.error = UNSET
 
     def head(self) -> bytes | None:
         """The lines of its event before the data; None if the event is unknown and has to be left out."""
@@ -147,11 +154,6 @@ class Choices(Answer, kw_only=True):
     system_fingerprint: Text = UNSET
     choices: Sequence[Choice]
     usage: Maybe[Usage] = UNSET
-    error: Raw | UnsetType = UNSET
-    """Never written: an answer with an error is none."""
-
-    def may_be_error(self) -> bool:
-        return self.error is not UNSET
 
     def complete(self, model: Raw, default_id: str, created: int) -> None:
         self.model = model

@@ -6,6 +6,7 @@ from msgspec import UNSET, Raw, UnsetType, field
 
 from onwards_core._strict._fields import (
     Answer,
+    AnyObject,
     Count,
     Fields,
     Flag,
@@ -21,8 +22,8 @@ from onwards_core._strict._response_items import Annotation, Content, Item, Logp
 
 # Requests
 
-# What an item of each type needs: the required fields of OpenAI's types, but for `id` and `status`, which clients that
-# keep no state leave out. Of types that are not here, nothing is known.
+# What an item of each type needs: the required fields of OpenAI's types, but for what clients that keep no state leave
+# out: `id`, `status` and `outputs`. Of types that are not here, nothing is known.
 ITEM_NEEDS = {
     None: ("role", "content"),
     "message": ("role", "content"),
@@ -71,10 +72,41 @@ def _check(value: Fields, needs: tuple[str, ...]) -> None:
             raise ValueError(f"Object missing required field `{name}`")
 
 
-class InputItem(Item):
-    # ResponseInputItemParam
+class InputContent(Fields, kw_only=True):
+    # ResponseInputMessageContentListParam, response_output_message_param.Content, response_reasoning_item_param.Content
+    type: str
+    text: Text = UNSET
+    refusal: Text = UNSET
+    file_id: Text = UNSET
+    image_url: Text = UNSET
+
+
+class InputItem(Fields):
+    # ResponseInputItemParam, as far as its types need something: what it is in detail is the provider's to check.
+    # (An `Item` would hold forty times the bytes of its JSON.)
     type: str | None = None
     role: Literal["user", "assistant", "system", "developer"] | UnsetType | None = UNSET
+    content: Maybe[str | list[InputContent]] = UNSET
+    id: Text = UNSET
+    call_id: Text = UNSET
+    name: Text = UNSET
+    arguments: Raw | UnsetType = UNSET
+    output: Maybe[str | list[AnyObject] | AnyObject] = UNSET
+    input: Text = UNSET
+    encrypted_content: Text = UNSET
+    summary: Maybe[list[InputContent]] = UNSET
+    action: Raw | UnsetType = UNSET
+    operation: Raw | UnsetType = UNSET
+    pending_safety_checks: Raw | UnsetType = UNSET
+    queries: Raw | UnsetType = UNSET
+    tools: Raw | UnsetType = UNSET
+    code: Text = UNSET
+    container_id: Text = UNSET
+    result: Text = UNSET
+    server_label: Text = UNSET
+    approval_request_id: Text = UNSET
+    approve: Flag = UNSET
+    fingerprint: Text = UNSET
 
     def __post_init__(self) -> None:
         # An item with nothing but its id is a reference to an earlier one.
@@ -82,28 +114,59 @@ class InputItem(Item):
             _check(self, ITEM_NEEDS.get(self.type, ()))
 
 
-class InputTool(Tool, kw_only=True):
-    # ToolParam
+class InputTool(Fields, kw_only=True):
+    # ToolParam, likewise
     type: str
+    name: Text = UNSET
+    description: Text = UNSET
+    parameters: Maybe[AnyObject] = UNSET
+    strict: Flag = UNSET
+    server_label: Text = UNSET
+    vector_store_ids: Maybe[list[str]] = UNSET
+    tools: Maybe[list[AnyObject]] = UNSET
 
     def __post_init__(self) -> None:
         _check(self, TOOL_NEEDS.get(self.type, ()))
 
 
 class NamedTool(Fields, kw_only=True):
-    # response_create_params.ToolChoice; the fields that each type needs are the provider's to check
+    # response_create_params.ToolChoice
     type: str
     name: Text = UNSET
     server_label: Text = UNSET
     mode: Text = UNSET
-    tools: Maybe[list[FreeForm]] = UNSET
+    tools: Maybe[list[AnyObject]] = UNSET
 
 
-class Prompt(Fields):
-    # ResponsePrompt, ResponsePromptParam
-    id: Text = UNSET
-    variables: Maybe[dict[str, str | Content]] = UNSET
-    version: Text = UNSET
+class InputFormat(Fields, kw_only=True):
+    # ResponseFormatTextConfigParam
+    type: str
+    name: Text = UNSET
+    description: Text = UNSET
+    schema: Maybe[AnyObject] = UNSET
+    strict: Flag = UNSET
+
+    def __post_init__(self) -> None:
+        if self.type == "json_schema":
+            _check(self, ("name", "schema"))
+
+
+class InputText(Fields):
+    # ResponseTextConfigParam
+    format: InputFormat | None = None
+    verbosity: str | None = None
+
+
+class InputPrompt(Fields, kw_only=True):
+    # ResponsePromptParam
+    id: str
+    variables: AnyObject | None = None
+    version: str | None = None
+
+
+class Identified(Fields, kw_only=True):
+    # ResponseConversationParam, response.Conversation
+    id: str
 
 
 class Reasoning(Fields):
@@ -115,37 +178,32 @@ class Reasoning(Fields):
     summary: Text = UNSET
 
 
-class Identified(Fields, kw_only=True):
-    # ResponseConversationParam, response.Conversation
-    id: str
-
-
 class ResponseRequest(Request):
     # response_create_params.ResponseCreateParams
-    access_programs: FreeForm | None = None
+    access_programs: AnyObject | None = None
     background: bool | None = None
-    background_options: FreeForm | None = None
-    context_management: list[FreeForm] | None = None
+    background_options: AnyObject | None = None
+    context_management: list[AnyObject] | None = None
     conversation: str | Identified | None = None
-    image: FreeForm | None = None
+    image: AnyObject | None = None
     include: list[str] | None = None
     input: str | list[InputItem] | None = None
     instructions: str | None = None
     max_output_tokens: Count = None
     max_tool_calls: Limit = None
     metadata: dict[str, str] | None = None
-    moderation: FreeForm | None = None
+    moderation: AnyObject | None = None
     parallel_tool_calls: bool | None = None
     previous_response_id: str | None = None
-    prompt: Prompt | None = None
+    prompt: InputPrompt | None = None
     prompt_cache_key: str | None = None
-    prompt_cache_options: FreeForm | None = None
+    prompt_cache_options: AnyObject | None = None
     prompt_cache_retention: str | None = None
     reasoning: Reasoning | None = None
     safety_identifier: str | None = None
     service_tier: str | None = None
     store: bool | None = None
-    text: TextConfig | None = None
+    text: InputText | None = None
     tool_choice: Mode | NamedTool | None = None
     tools: list[InputTool] | None = None
     top_logprobs: Limit = None
@@ -153,6 +211,8 @@ class ResponseRequest(Request):
 
 
 # Answers
+
+_NULL = Raw(b"null")
 
 
 class AccessPrograms(Fields):
@@ -209,6 +269,13 @@ class CacheOptions(Fields):
     mode: Text = UNSET
     ttl: Text = UNSET
     comparison_response_id: Text = UNSET
+
+
+class Prompt(Fields):
+    # ResponsePrompt
+    id: Text = UNSET
+    variables: Maybe[dict[str, str | Content]] = UNSET
+    version: Text = UNSET
 
 
 class ToolChoice(Fields):
@@ -289,8 +356,8 @@ class Response(Answer, kw_only=True):
     completed_at: Number = UNSET
     model: Raw | UnsetType = UNSET
     status: Text = UNSET
-    error: Raw | None = None
-    """Never written but as null: an answer with an error is none."""
+    error: Raw = _NULL
+    """Never written but as null: what holds an error is no answer."""
     incomplete_details: IncompleteDetails | None = None
     output: list[Item]
     instructions: str | list[Item] | None = None
@@ -325,12 +392,12 @@ class Response(Answer, kw_only=True):
     user: Text = UNSET
 
     def may_be_error(self) -> bool:
-        return self.error is not None
+        return self.error is not _NULL
 
     def complete(self, model: Raw, default_id: str, created: int) -> None:
         self.model = model
         self.object = "response"
-        self.error = None
+        self.error = _NULL
         if self.id is UNSET or self.id is None:
             self.id = default_id
         if self.created_at is UNSET or self.created_at is None:
@@ -390,7 +457,6 @@ class Event(Answer, kw_only=True):
     refusal: Text = UNSET
     logprobs: Maybe[list[Logprob]] = UNSET
     annotation: Maybe[Annotation] = UNSET
-    name: Text = UNSET
     arguments: Text = UNSET
     input: Text = UNSET
     code: Text = UNSET
@@ -403,14 +469,12 @@ class Event(Answer, kw_only=True):
     quality: Text = UNSET
     size: Text = UNSET
     obfuscation: Text = UNSET
-    error: Raw | UnsetType = UNSET
-    """Never written: an answer with an error is none."""
 
     def may_be_error(self) -> bool:
-        return self.error is not UNSET or self.type in ("error", "response.failed")
+        return super().may_be_error() or self.type in ("error", "response.failed")
 
     def complete(self, model: Raw, default_id: str, created: int) -> None:
-        self.error = UNSET
+        super().complete(model, default_id, created)
         if isinstance(self.response, Response):
             self.response.complete(model, default_id, created)
 

@@ -32,5 +32,5 @@ def standard_status(status: int) -> int:
 
 def standard_error(status: int) -> bytes:
     """OpenAI's error object for a status that went through `standard_status`."""
-    type, message = _ERRORS.get(status) or _ERRORS[500 if status >= 500 else 400]
+    type, message = _ERRORS.get(status) or _ERRORS[400 if 400 <= status < 500 else 500]
     return envelope(message, type, type)
