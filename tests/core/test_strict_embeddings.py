@@ -8,7 +8,7 @@ from openai.types import CreateEmbeddingResponse, EmbeddingCreateParams
 
 from onwards_core._strict import _embeddings
 from tests.core.openai_types import fields, keeps, names, pairs, published_names, values
-from tests.core.strict_support import EMBEDDINGS, all_names, fault, fault_at, streamed, whole, without_extras
+from tests.core.strict_support import EMBEDDINGS, all_names, at, fault, fault_at, streamed, whole, without_extras
 
 
 def test_parameters() -> None:
@@ -53,6 +53,14 @@ def test_answers(answer: Any) -> None:
     assert streamed(EMBEDDINGS, answer) == got
 
 
+def test_spelling() -> None:
+    """Numbers are kept byte for byte."""
+    embedding = b"[ -0.10, 1e-05,\t3,\n0.123456789012345678901 ]"
+    out = at(EMBEDDINGS).whole(b'{"data":[{"embedding":%b}]}' % embedding, "alias", "default", 7)
+    assert out is not None
+    assert embedding in out
+
+
 def test_base64() -> None:
     """An embedding may be text, and what the schema requires is filled in."""
     assert whole(EMBEDDINGS, {"data": [{"embedding": "AAA="}, {"embedding": [1]}], "error": None}) == {
@@ -60,14 +68,22 @@ def test_base64() -> None:
         "model": "alias",
         "data": [
             {"object": "embedding", "index": 0, "embedding": "AAA="},
-            {"object": "embedding", "index": 1, "embedding": [1.0]},
+            {"object": "embedding", "index": 1, "embedding": [1]},
         ],
     }
 
 
 @pytest.mark.parametrize(
     "answer",
-    [{}, {"data": [{}]}, {"data": [{"embedding": None}]}, {"data": [{"embedding": ["x"]}]}, {"data": [], "error": "x"}],
+    [
+        {},
+        {"data": [{}]},
+        {"data": [{"embedding": None}]},
+        {"data": [{"embedding": 1}]},
+        {"data": [{"embedding": [{"secret": 1}]}]},
+        {"data": [{"embedding": ["x"]}]},
+        {"data": [], "error": "x"},
+    ],
     ids=str,
 )
 def test_refused(answer: Any) -> None:

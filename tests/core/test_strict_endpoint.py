@@ -106,6 +106,13 @@ def test_big_numbers() -> None:
     assert whole(CHAT, {"choices": [], **usage})["usage"] == usage["usage"]
 
 
+def test_too_many_objects() -> None:
+    """An answer of nothing but objects, which take far more memory than their text, is refused."""
+    body = b'{"output":[%b]}'
+    assert at(RESPONSES).whole(body % b",".join([b"{}"] * 249_999), "alias", "default", 7) is not None
+    assert at(RESPONSES).whole(body % b",".join([b"{}"] * 250_000), "alias", "default", 7) is None
+
+
 # Streams
 
 

@@ -18,10 +18,16 @@ class EmbeddingRequest(Fields):
 
 
 class Embedding(Fields, kw_only=True):
-    # Embedding; as base64 where the request asks for it
-    embedding: list[float] | str
+    # Embedding; as base64 where the request asks for it. Numbers stay as they are spelled: there are thousands.
+    embedding: Raw
     index: int | None = None
     object: Text = UNSET
+
+    def __post_init__(self) -> None:
+        embedding = bytes(self.embedding)
+        numbers = embedding.startswith(b"[") and not embedding.translate(None, b"0123456789+-.eE,[] \t\r\n")
+        if not numbers and not embedding.startswith(b'"'):
+            raise ValueError("Expected numbers or text")
 
 
 class Usage(Fields):

@@ -19,6 +19,9 @@ _encode = msgspec.json.Encoder().encode
 # first. `RecursionError`: nested too deep.
 _NOT_PARSABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
+# In a whole answer. An empty object of some schemas takes 400 bytes.
+_MAX_OBJECTS = 250_000
+
 _MISSING = re.compile(r"Object missing required field `(.*)`")
 
 
@@ -53,8 +56,11 @@ class Endpoint:
     def whole(self, body: bytes, model: str, default_id: str, created: int) -> bytes | None:
         """A plain answer with nothing but the schema's fields; None if it can't be parsed or is an error.
 
-        The other arguments are those of `events`.
+        `body` is decoded by its `content-encoding`, and its length limited by the caller. The other arguments are
+        those of `events`.
         """
+        if body.count(b"{") > _MAX_OBJECTS:
+            return None
         try:
             answer = self._decode_answer(body.decode())
         except _NOT_PARSABLE:
