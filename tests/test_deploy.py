@@ -156,6 +156,13 @@ class TestKubernetes:
         assert getattr(options, "metrics_host", options.host) == "0.0.0.0"
         probes = [container[name]["httpGet"] for name in ("livenessProbe", "readinessProbe")]
         assert probes == [{"path": "/healthz", "port": "metrics"}, {"path": "/readyz", "port": "metrics"}]
+        assert {port["targetPort"] for port in OBJECTS["Service"]["spec"]["ports"]} == set(ports)
+        rules = OBJECTS["NetworkPolicy"]["spec"]["ingress"]
+        assert {port["port"] for rule in rules for port in rule["ports"]} == set(ports)
+
+    def test_no_setting_comes_from_elsewhere(self, pod):
+        """Kubernetes does not set variables like ONWARDS_PORT, which the program would take for its own."""
+        assert pod["enableServiceLinks"] is False
 
     def test_the_drain_fits(self, pod, container):
         """The pod is not killed before preStop and the drain are over."""
