@@ -229,15 +229,26 @@ def _convert(root: _Section) -> dict[str, Any]:
     _add_aliases(targets, router.section("model_group_alias"))
 
     config: dict[str, Any] = {"targets": targets}
-    if master_key := general.secret("master_key"):
-        config["auth"] = {"global_keys": [master_key]}
-    else:
-        general.note(
-            "master_key", "there is none, so everyone may use all aliases; LITELLM_MASTER_KEY was not looked at"
-        )
+    if keys := _global_keys(general):
+        config["auth"] = {"global_keys": keys}
     for section in (router, settings, general, root):
         section.rest()
     return config
+
+
+def _global_keys(general: _Section) -> list[str]:
+    """Raises `ConfigError` rather than leave aliases open that were closed."""
+    guards = [name for name in ("master_key", "custom_auth", "enable_jwt_auth") if general.values.get(name)]
+    if (master_key := general.secret("master_key")) is not None:
+        return [master_key]
+    if guards:
+        raise ConfigError(
+            tuple(f"general_settings.{it}: has no place here, and without it all aliases were open" for it in guards)
+        )
+    if general.environment.get("LITELLM_MASTER_KEY"):
+        return ["${env:LITELLM_MASTER_KEY}"]  # as LiteLLM does
+    general.note("master_key", "there is none, so everyone may use all aliases")
+    return []
 
 
 def _deployment(

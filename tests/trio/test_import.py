@@ -292,6 +292,21 @@ class TestSettings:
         assert config == {"targets": {}, "auth": {"global_keys": ["${env:MASTER}"]}}
         assert notes == []
 
+    def test_the_master_key_of_the_environment(self):
+        """LiteLLM takes it from there if the file has none."""
+        config, notes = convert({}, LITELLM_MASTER_KEY="sk-master")
+        assert (config["auth"], notes) == ({"global_keys": ["${env:LITELLM_MASTER_KEY}"]}, [])
+
+    @pytest.mark.parametrize(
+        "setting", [{"master_key": 1234}, {"custom_auth": "mine.check"}, {"enable_jwt_auth": True}]
+    )
+    def test_nothing_is_opened(self, setting):
+        """What guards the aliases there, and can't here, is an error: they would be open to everyone."""
+        with pytest.raises(ConfigError, match=rf"general_settings\.{next(iter(setting))}: has no place here"):
+            convert({"general_settings": setting})
+        config, _ = convert({"general_settings": {**setting, "master_key": "sk-1"}})
+        assert config["auth"] == {"global_keys": ["sk-1"]}
+
     @pytest.mark.parametrize(
         ("sections", "note"),
         [
