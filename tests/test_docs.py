@@ -15,6 +15,7 @@ import onwards_core
 import onwards_trio
 from onwards_core import ServerConfig, _snapshot, json_schema, load_config
 from onwards_trio._cli import _parser
+from onwards_trio._import import from_litellm
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,7 +43,7 @@ def test_each_config_is_valid(text):
 def onwards_commands() -> list:
     commands = []
     for block in blocks("sh"):
-        for line in block.values[0].splitlines():
+        for line in block.values[0].replace("\\\n", " ").splitlines():
             words = shlex.split(line.partition(">")[0])
             if words and words[0] == "onwards":
                 commands.append(pytest.param(words[1:], id=f"{block.id} {words[1]}"))
@@ -69,6 +70,13 @@ def test_each_link_leads_somewhere(page):
             assert anchor in {re.sub(r"[^\w -]", "", h).strip().lower().replace(" ", "-") for h in headings}, target
 
 
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_each_file_exists(page):
+    """The files of the project that commands and text name are there."""
+    for name in re.findall(r"(?<![\w./-])(?:benchmarks|deploy|docs|requirements|tests)/[\w/.-]*\w", page.read_text()):
+        assert (ROOT / name).exists() or name == "benchmarks/results", name
+
+
 def test_the_embedding_example_does_what_it_says(tmp_path):
     """The page's Python block prints the text block after it."""
     page = (ROOT / "docs" / "embedding.md").read_text()
@@ -76,6 +84,15 @@ def test_the_embedding_example_does_what_it_says(tmp_path):
     (tmp_path / "example.py").write_text(code)
     run = subprocess.run([sys.executable, tmp_path / "example.py"], capture_output=True, text=True, check=True)
     assert run.stdout == output
+
+
+def test_the_litellm_example_is_converted_as_shown():
+    """The page's YAML block becomes its JSON block, and its text block is what is told of the rest."""
+    page = (ROOT / "docs" / "migrating-litellm.md").read_text()
+    theirs, ours, notes = re.search(
+        r"```yaml\n(.*?)```.*?```json\n(.*?)```.*?```text\n(.*?)```", page, re.DOTALL
+    ).groups()
+    assert from_litellm(theirs.encode(), {}) == (json.loads(ours), notes.splitlines())
 
 
 SECTIONS = {

@@ -51,9 +51,13 @@ def _innermost(error: Exception) -> Exception:
 
 
 def _fail(problems: Iterable[str]) -> int:
+    _tell(problems)
+    return 1
+
+
+def _tell(problems: Iterable[str]) -> None:
     for problem in problems:
         print(f"onwards: {problem}", file=sys.stderr)
-    return 1
 
 
 # --- subcommands
@@ -112,6 +116,21 @@ def _hash_key(_: argparse.Namespace) -> int:
     if not key:
         return _fail(["there is no key on standard input"])
     print(f"sha256:{sha256(key).hexdigest()}")
+    return 0
+
+
+def _import(args: argparse.Namespace) -> int:
+    import json
+
+    try:
+        from onwards_trio._import import from_litellm
+    except ModuleNotFoundError as error:
+        if error.name != "yaml":
+            raise
+        return _fail(["this needs PyYAML: pip install 'onwards[import]'"])
+    config, notes = from_litellm(args.targets.read_bytes(), os.environ)
+    print(json.dumps(config, indent=2))
+    _tell(f"{args.targets}: {note}" for note in notes)
     return 0
 
 
@@ -222,6 +241,10 @@ def _parser() -> argparse.ArgumentParser:
     _command(commands, "schema", _schema, "print the JSON Schema of config files")
 
     _command(commands, "hash-key", _hash_key, "turn a client's key, read from standard input, into its hash")
+
+    imported = _command(commands, "import", _import, "convert another gateway's config; tell what has no place in ours")
+    imported.add_argument("format", choices=["litellm"], help="whose it is")
+    imported.add_argument("targets", type=Path, metavar="FILE", help="its config file")
 
     mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
     mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
