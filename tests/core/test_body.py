@@ -356,6 +356,8 @@ HEADER = b"Content-Disposition: form-data; "
         [part(b'; name="model"', b""), MODEL],
         [MODEL, part(b'; name="Model"', b"b")],
         [MODEL, part(b'; name="%6dodel"', b"b")],
+        [MODEL, part(b'; name="=?utf-8?q?model?="', b"b")],
+        [part(b'; name="model"\r\nContent-Transfer-Encoding: base64', b"YQ==")],
         [MODEL, part(b'; name=" model"', b"b")],
         [MODEL, part(b'; name="model"; filename="x"', b"b")],
         [part(b'; name="model"; filename="x"', b"b")],
@@ -370,6 +372,8 @@ HEADER = b"Content-Disposition: form-data; "
         [part(b"; name='model'", b"a")],
         [part(b'; name="x; name=model"', b"a")],
         [part(b'; x="; name="model', b"a")],
+        [part(b'; x=y"; name="model"', b"a")],
+        [part(b'; x="y\\"; name="model"', b"a")],
         [part(b"", b"a")],
         [part(b'; name=""', b"a")],
         [part(b' name="model"', b"a")],
@@ -400,6 +404,8 @@ def test_a_form_with_two_readings(parts: list[bytes]) -> None:
         form(b"b", b"Content-Disposition : form-data; name=model\r\n\r\na\r\n"),
         form(b"b", b"Content-Disposition: form-data;\r\n name=model\r\n\r\na\r\n"),
         form(b"b", b"X: y\r\n" * 100 + MODEL),
+        form(b"b", b"X: y\nContent-Disposition: form-data; name=file\r\n" + MODEL),
+        form(b"b", part(b'; name="model"', b"a")).removesuffix(b"\r\n") + b"x\r\n",
     ],
 )
 def test_a_malformed_form(raw: bytes) -> None:
