@@ -4,7 +4,8 @@
     python tests/fuzz/fuzz.py TARGET --merge
 
 Inputs that lead to new places in the code are kept in `build/fuzz/TARGET`; `--merge` moves the fewest of them that lead
-everywhere into the corpus. One that breaks a promise is written to `build/fuzz/` beside a traceback.
+everywhere into the corpus. One that breaks a promise is written to `build/fuzz`, and its traceback to standard error;
+give its path as the last argument to see it again. Other arguments are passed to libFuzzer.
 """
 
 import argparse
@@ -32,23 +33,27 @@ def main() -> None:
     parser.add_argument("target", choices=TARGETS)
     parser.add_argument("--seconds", type=int, default=600, metavar="N", help="how long (default: 600)")
     parser.add_argument("--merge", action="store_true", help="add to the corpus what was found, and fuzz no more")
-    options = parser.parse_args()
+    options, libfuzzer = parser.parse_known_args()
+    target = options.target
 
     logging.disable()
-    found = FOUND / options.target
+    found = FOUND / target
     found.mkdir(parents=True, exist_ok=True)
-    common = [sys.argv[0], f"-max_len={LONGEST}", f"-artifact_prefix={FOUND}/{options.target}-"]
     if options.merge:
-        arguments = ["-merge=1", "-set_cover_merge=1", CORPUS / options.target, found]
-    else:
+        libfuzzer += ["-merge=1", "-set_cover_merge=1", "-use_counters=0", str(CORPUS / target), str(found)]
+    elif not libfuzzer:
         dictionary = found.with_suffix(".dict")
-        dictionary.write_text(
-            "".join('"' + "".join(map(r"\x{:02x}".format, word)) + '"\n' for word in words(options.target))
-        )
-        arguments = [f"-max_total_time={options.seconds}", f"-dict={dictionary}", "-print_final_stats=1"]
-        arguments += [found, CORPUS / options.target]  # what is found goes to the first
-    atheris.Setup([*common, *map(str, arguments)], TARGETS[options.target])
+        dictionary.write_text("".join(map(_entry, words(target))))
+        libfuzzer = [f"-max_total_time={options.seconds}", f"-dict={dictionary}", f"-max_len={LONGEST}"]
+        libfuzzer += ["-print_final_stats=1", str(found), str(CORPUS / target)]  # what is found goes to the first
+    # LibFuzzer starts itself anew, with arguments of its own, to merge.
+    command = f"{sys.executable} {__file__} {target}"
+    atheris.Setup([command, f"-artifact_prefix={FOUND}/{target}-", *libfuzzer], TARGETS[target])
     atheris.Fuzz()
+
+
+def _entry(word: bytes) -> str:
+    return '"' + "".join(map(r"\x{:02x}".format, word)) + '"\n'
 
 
 if __name__ == "__main__":
