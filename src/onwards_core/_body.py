@@ -162,10 +162,11 @@ def _parse_multipart(boundary: bytes | None, raw: bytes) -> "Body | str":
     except FormParserError:
         form.complete = False
     # More delimiters than parts: another parser, less strict about line ends, could find more parts. Something on the
-    # last one's line: for a parser that is stricter it may be no delimiter.
+    # line of the first or the last one: for a parser that is stricter it may be no delimiter.
     delimiter = b"--" + boundary
     behind = raw.rfind(delimiter + b"--") + len(delimiter) + 2
-    whole = form.complete and raw.count(delimiter) == form.parts + 1 and _REST_OF_LINE.match(raw, behind)
+    alone = raw.startswith((delimiter, b"\r\n" + delimiter)) and _REST_OF_LINE.match(raw, behind)
+    whole = form.complete and raw.count(delimiter) == form.parts + 1 and alone
     if not whole or form.control_characters:
         return "The request body is not valid multipart/form-data."
     if form.ambiguous or len(form.models) > 1:

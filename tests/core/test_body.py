@@ -397,6 +397,7 @@ def test_a_form_with_two_readings(parts: list[bytes]) -> None:
         b'{"model": "a"}',
         form(b"c", MODEL),
         b"preamble\r\n" + form(b"b", MODEL),
+        b"\r\npreamble" + form(b"b", MODEL),
         form(b"b", MODEL) + form(b"b", MODEL),
         b"\r\n--c\r\n\r\n" + form(b"b", MODEL)[:-4],
         form(b"b", part(b"; name=file", b"x\n--b\nContent-Disposition: form-data; name=model\n\nb"), MODEL),

@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import unquote_to_bytes
 
 from onwards_core import ConfigError, Request, Snapshot, load_config
-from onwards_core._body import Body, JsonBody, MultipartBody, parse_body
+from onwards_core._body import Body, JsonBody, MultipartBody, OpaqueBody, parse_body
 from onwards_core._decoding import decoder
 from onwards_core._request import safe_target, upstream_target
 from onwards_core._sanitize import SanitizeEvents
@@ -151,6 +151,8 @@ def multipart(data: bytes) -> None:
     if not content_type.isascii() or not content_type.decode().isprintable():
         return  # No codec lets it pass.
     body = _parsed(raw, content_type)
+    if isinstance(body, OpaqueBody) and content_type.startswith(b"multipart/form-data;"):
+        assert not _fields_named_model(content_type, raw)
     if not isinstance(body, MultipartBody):
         return
     start, end = body._start, body._end
