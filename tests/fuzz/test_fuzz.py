@@ -17,6 +17,12 @@ def test_the_corpus(target: str) -> None:
         TARGETS[target](data)
 
 
+def test_the_corpus_of_the_codecs() -> None:
+    """What was found for them alone also reaches providers as the same requests with both."""
+    for data in corpus("request"):
+        TARGETS["gateway"](data)
+
+
 @with_each_target
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
