@@ -175,14 +175,26 @@ def _parse_multipart(boundary: bytes | None, raw: bytes) -> "Body | str":
         parser.write(raw)
     except FormParserError:
         form.complete = False
-    # More delimiters than parts: another parser, less strict about line ends, could find more parts.
-    if not form.complete or raw.count(b"--" + boundary) != form.parts + 1:
+    # More delimiters than parts: another parser, less strict about line ends, could find more parts. Something on the
+    # line of the first or the last one: for a parser that is stricter it may be no delimiter.
+    delimiter = b"--" + boundary
+    behind = raw.rfind(delimiter + b"--") + len(delimiter) + 2
+    alone = raw.startswith((delimiter, b"\r\n" + delimiter)) and _REST_OF_LINE.match(raw, behind)
+    whole = form.complete and raw.count(delimiter) == form.parts + 1 and alone
+    if not whole or form.control_characters:
         return "The request body is not valid multipart/form-data."
     if form.ambiguous or len(form.models) > 1:
         return "The form does not name one model."
     if not form.models:
         return OpaqueBody(raw)
     return MultipartBody(raw, *form.models[0])
+
+
+_REST_OF_LINE = re.compile(rb"[ \t]*(?:\r\n|\Z)")
+# A line ends at LF for some.
+_CONTROL = re.compile(rb"[\0-\x08\n-\x1f\x7f]")
+# What a part may say of how its value is coded; all mean that it stands there as it is.
+_PLAIN_CODINGS = frozenset((b"7bit", b"8bit", b"binary"))
 
 
 class _Form:
@@ -194,14 +206,18 @@ class _Form:
         self.ambiguous = False
         """Whether parsers may differ in what is a field named `model`."""
         self.complete = False
+        self.control_characters = False
+        """Whether there are any in the headers of parts."""
         self._header = b""
         self._value = b""
         self._disposition: bytes | None = None
+        self._coded = False
         self._span: tuple[int, int] | None = None
 
     def part_begin(self) -> None:
         self.parts += 1
         self._disposition = None
+        self._coded = False
         self._span = None
 
     def header_field(self, data: bytes, start: int, end: int) -> None:
@@ -211,9 +227,13 @@ class _Form:
         self._value = data[start:end]
 
     def header_end(self) -> None:
-        if self._header.lower() == b"content-disposition":
+        header = self._header.lower()
+        self.control_characters |= _CONTROL.search(self._value) is not None
+        if header == b"content-disposition":
             self.ambiguous |= self._disposition is not None
             self._disposition = self._value
+        elif header == b"content-transfer-encoding":
+            self._coded |= self._value.strip().lower() not in _PLAIN_CODINGS
         self._value = b""  # an empty one is not reported
 
     def part_data(self, data: bytes, start: int, end: int) -> None:
@@ -222,11 +242,11 @@ class _Form:
     def part_end(self) -> None:
         disposition = self._disposition or b""
         name = _parameter(b"name", disposition)
-        if name == b"model" and self._span and b"filename" not in disposition.lower():
+        if name == b"model" and self._span and not self._coded and b"filename" not in disposition.lower():
             self.models.append(self._span)
         else:
-            # As some might read it: `Model`, with an escape, with no value, as a file.
-            self.ambiguous |= name is None or unquote_to_bytes(name).strip().lower() == b"model"
+            # As some might read it: `Model`, with an escape, with no value or a coded one, as a file.
+            self.ambiguous |= name is None or b"=?" in name or unquote_to_bytes(name).strip().lower() == b"model"
 
     def end(self) -> None:
         self.complete = True
@@ -240,6 +260,11 @@ def _parameter(name: bytes, header: bytes) -> bytes | None:
 
     Parsers differ in repeated parameters, backslashes, broken quotes and the extended form `name*=`.
     """
-    found: list[bytes] = re.findall(rb";\s*%b\b([^;]*)" % name, header, re.IGNORECASE)
-    plain = _PLAIN_VALUE.fullmatch(found[0]) if len(found) == 1 else None
-    return plain and (plain[1] or plain[2])
+    found = list(re.finditer(rb";\s*%b\b([^;]*)" % name, header, re.IGNORECASE))
+    if len(found) != 1:
+        return None
+    before = header[: found[0].start()]
+    plain = _PLAIN_VALUE.fullmatch(found[0][1])
+    if plain is None or b"\\" in before or before.count(b'"') % 2:  # It may be inside of quotes.
+        return None
+    return plain[1] or plain[2]

@@ -28,6 +28,8 @@ def logging_to(descriptor: int, level: str) -> Iterator[None]:
     handler = _Queued(Queue(QUEUE_LIMIT))
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     writer = threading.Thread(target=handler.write, args=(descriptor,), name="log", daemon=True)
+    # It has a warning for each malformed form, so clients could fill the log.
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
     root = logging.getLogger()
     root.setLevel(level)
     root.addHandler(handler)

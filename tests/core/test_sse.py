@@ -1,6 +1,5 @@
 """The framer against a slow definition of server-sent events that sees the whole stream at once."""
 
-import re
 from itertools import pairwise
 
 import pytest
@@ -8,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from onwards_core._sse import MAX_EVENT, Framer
+from tests.core.sse_support import defined
 
 
 def in_pieces(stream: bytes, cuts: list[int]) -> list[bytes]:
@@ -23,21 +23,6 @@ def framed(pieces: list[bytes], *, finish: bool) -> list[bytes | None]:
     if finish:
         found += framer.finish()
     assert not framer.failed
-    return found
-
-
-def defined(stream: bytes) -> list[bytes | None]:
-    """The events of a finished stream, by definition."""
-    found: list[bytes | None] = []
-    data: list[bytes] = []
-    for line in [*re.split(b"\r\n|\n|\r", re.sub(b"^\xef\xbb\xbf", b"", stream)), b""]:
-        if match := re.fullmatch(b"data(?:: ?(.*))?", line, re.DOTALL):
-            data.append(match[1] or b"")
-        elif line[:1] == b":":
-            found.append(None)
-        elif line == b"":
-            found += [b"\n".join(data)] if any(data) or len(data) > 1 else []
-            data = []
     return found
 
 

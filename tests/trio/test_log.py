@@ -9,6 +9,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from queue import Queue
 
+from onwards_core import Request
+from onwards_core._body import parse_body
 from onwards_trio import _log
 from onwards_trio._log import _Queued, logging_to
 from tests.trio.program_support import read_until, running
@@ -25,6 +27,17 @@ def test_lines_arrive_in_order_and_as_a_whole() -> None:
     with os.fdopen(reader) as file:
         lines = file.read().splitlines()
     assert [re.sub(r"^.* INFO some: ", "", line) for line in lines] == [f"line {n} \\ud800" for n in range(50)]
+
+
+def test_clients_write_no_lines() -> None:
+    """A malformed form is its sender's matter: the parser's warning about it stays out."""
+    request = Request("POST", b"/", [(b"content-type", b"multipart/form-data; boundary=b")], b"--b\r\n\0:\r\n")
+    reader, writer = os.pipe()
+    with logging_to(writer, "DEBUG"):
+        assert isinstance(parse_body(request, 128), str)
+    os.close(writer)
+    with os.fdopen(reader) as file:
+        assert file.read() == ""
 
 
 def test_what_does_not_fit_is_counted() -> None:

@@ -99,6 +99,8 @@ BAD_BODIES = {
     "fold in trailers": b"0\r\na: b\r\n c\r\n\r\n",
     "space before a trailer's colon": b"0\r\na : b\r\n\r\n",
     "a trailer without a colon": b"0\r\na\r\n\r\n",
+    "a length as a trailer": b"0\r\na: b\r\nContent-Length: 0\r\n\r\n",
+    "a coding as a trailer": b"0\r\ntransfer-encoding: chunked\r\n\r\n",
 }
 
 GOOD_ANSWERS = {
@@ -173,6 +175,13 @@ def test_malformed_chunks_are_refused(data: bytes) -> None:
         assert isinstance(whole[-1], Malformed)
         assert not whole[-1].truncated
         assert whole == bytewise
+
+
+def test_fields_are_passed_as_they_came() -> None:
+    """Values in small letters only if the provider wrote them so."""
+    [head, *_] = answer(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\nX: A\r\n\r\n0\r\n\r\n")
+    assert isinstance(head, ResponseHead)
+    assert head.headers == [(b"transfer-encoding", b"Chunked"), (b"x", b"A")]
 
 
 @with_each_codec

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onwards_trio._wire import RequestHead, ResponseHead, Signal
+from onwards_trio._wire import Malformed, RequestHead, ResponseHead, Signal
 from onwards_trio._wire._choose import Codecs
-from tests.trio.wire_support import CUTS, HOST, asked, drain, feed, serve, split, with_each_codec
+from tests.trio.wire_support import CHUNKED, CUTS, HOST, asked, drain, feed, serve, split, with_each_codec
 
 
 @with_each_codec
@@ -71,6 +71,28 @@ def test_answers_without_a_body(http: Codecs, method: bytes, status: int) -> Non
         assert b"body" not in sent
         assert (b"content-length" in sent) == (whole and status != 204)
         assert codec.keep_alive
+
+
+@with_each_codec
+def test_a_refusal_after_head_has_its_body(http: Codecs) -> None:
+    """What the last request was says nothing about what comes after it and is no request."""
+    codec = http.server()
+    feed(codec, [b"HEAD / HTTP/1.1\r\n" + HOST + b"\r\n"])
+    codec.respond(200, [], b"x")
+    codec.next_cycle()
+    assert isinstance(feed(codec, [b"nonsense\r\n\r\n"])[-1], Malformed)
+    assert codec.respond(400, [], b"no").endswith(b"\r\n\r\nno")
+
+
+@with_each_codec
+@pytest.mark.parametrize(
+    "rest", [b" / HTTP/2.0\r\n\r\n", b" / HTTP/1.0\r\n" + CHUNKED + b"\r\n", b" * HTTP/1.1\r\n\r\n"]
+)
+def test_a_head_request_can_be_refused(http: Codecs, rest: bytes) -> None:
+    """Whatever is wrong with it: the refusal can be written."""
+    codec = http.server()
+    assert isinstance(feed(codec, [b"HEAD" + rest])[-1], Malformed)
+    assert codec.respond(400, [], b"no").startswith(b"HTTP/1.1 400 ")
 
 
 @with_each_codec

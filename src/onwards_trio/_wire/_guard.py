@@ -33,6 +33,7 @@ _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|"[^"\\\r]*"))?)*\r\n' % (_TOKEN, _TOKEN))
 _LENGTH = re.compile(rb"[0-9]{1,18}")
 _FRAMING_FIELDS = frozenset((b"content-length", b"transfer-encoding"))
+_FRAMING_TRAILER = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 
 
 def declared_framing(headers: Headers, fields: Mapping[bytes, bytes]) -> Framing | Malformed | None:
@@ -143,6 +144,8 @@ class Guard:
             return end
         if self._buffer.find(b"\r\n ", start, end) >= 0 or self._buffer.find(b"\r\n\t", start, end) >= 0:
             return FOLDED
+        if _FRAMING_TRAILER.search(self._buffer, start, end):
+            return Malformed(400, "A trailer says how the body is framed.")
         return self._too_many_fields(start, end) or end
 
     def _end_of(self, mark: bytes, start: int, limit: int) -> int | Malformed | None:

@@ -42,8 +42,8 @@ class _Reader(Reader, Generic[_Head]):
         self._h11.start_next_cycle()
         self._in_body = self._ended = False
 
-    def _read_head(self) -> tuple[_Head, Framing | None] | Signal | Malformed:
-        """The next head, and how it says that its body ends."""
+    def _read_head(self) -> tuple[_Head, Headers, Framing | None] | Signal | Malformed:
+        """The next head, its fields, and how it says that its body ends."""
         raw = self._raw_head()
         if not isinstance(raw, bytes):
             return raw
@@ -58,12 +58,7 @@ class _Reader(Reader, Generic[_Head]):
             event = self._h11.next_event()
         except h11.RemoteProtocolError:
             return self._broken(NOT_HTTP)
-        head = cast("_Head", event)  # What h11 reads at this point depends on the role alone.
-        if head.http_version not in (b"1.0", b"1.1"):
-            return self._broken(BAD_VERSION)
-        if framing == "chunked" and head.http_version == b"1.0":
-            return self._broken(OLD_CHUNKED)
-        return head, framing
+        return cast("_Head", event), fields, framing  # What h11 reads at this point depends on the role alone.
 
     def _begin_body(self, framing: Framing) -> None:
         super()._begin_body(framing)
@@ -124,16 +119,16 @@ class H11ServerCodec(_Reader[h11.Request]):
         read = self._read_head()
         if not isinstance(read, tuple):
             return read
-        request, framing = read
-        self._method = request.method
-        fault = fault_in_request(request.method.decode(), request.target)
+        request, headers, framing = read
+        self._method = request.method  # before any fault: h11 knows too that the answer to HEAD has no body
+        fault = _fault_in_version(request, framing) or fault_in_request(request.method.decode(), request.target)
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)
         return RequestHead(
             method=request.method.decode(),
             target=request.target,
-            headers=[(name, value) for name, value in request.headers],
+            headers=headers,
             http_1_0=request.http_version == b"1.0",
             content_length=framing if isinstance(framing, int) else None,
             expects_continue=self._h11.they_are_waiting_for_100_continue,
@@ -165,6 +160,7 @@ class H11ServerCodec(_Reader[h11.Request]):
         return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def next_cycle(self) -> None:
+        self._method = b""
         self._next_message()
 
 
@@ -193,7 +189,9 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
             read = self._read_head()
             if not isinstance(read, tuple):
                 return read
-            response, framing = read
+            response, headers, framing = read
+            if fault := _fault_in_version(response, framing):
+                return self._broken(fault)
             if response.status_code >= 200:
                 break
             if response.status_code == 101:
@@ -203,7 +201,7 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
         if self._method == "HEAD" or response.status_code in (204, 304):
             framing = 0
         self._begin_body("until_close" if framing is None else framing)
-        return ResponseHead(response.status_code, [(name, value) for name, value in response.headers])
+        return ResponseHead(response.status_code, headers)
 
     @property
     def reusable(self) -> bool:
@@ -211,7 +209,17 @@ class H11ClientCodec(_Reader[h11.Response | h11.InformationalResponse]):
         return self._ended and keep_alive and not self._guard and not self._guard.eof
 
 
+def _fault_in_version(
+    head: h11.Request | h11.Response | h11.InformationalResponse, framing: Framing | None
+) -> Malformed | None:
+    if head.http_version not in (b"1.0", b"1.1"):
+        return BAD_VERSION
+    if framing == "chunked" and head.http_version == b"1.0":
+        return OLD_CHUNKED
+    return None
+
+
 def _fields(raw: bytes) -> Headers:
-    """The fields as they came: h11 makes one of several that are alike, or of one on several lines."""
+    """The fields as they came: h11 makes one of several that are alike, and small letters of some values."""
     lines = [line.partition(b":") for line in raw.split(b"\r\n")[1:-2]]
     return [(name.lower(), value.strip(b" \t")) for name, _, value in lines]

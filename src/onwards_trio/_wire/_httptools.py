@@ -228,6 +228,7 @@ class HttptoolsServerCodec(_Reader):
         return self._finished and self._ended and not self._closes
 
     def next_cycle(self) -> None:
+        self._method = ""
         self._in_body = self._ended = self._finished = False
 
 
