@@ -60,6 +60,8 @@ def test_fault() -> None:
     message = b'{"model":"m","messages":[{"role":"user","content":%b}]}'
     assert check(message % b"1") == Fault("messages[0].content", "Expected `str | array`, got `int`.")
     assert check(message % b'[{"type":"text"}]') == Fault("messages[0].content[0].text", "This field is required.")
+    mixed = at(COMPLETIONS).check_request(b'{"model":"m","prompt":["x",1]}')
+    assert mixed == Fault("prompt", "Expected items of one type.")
     place = "messages[0].content[0].type"
     assert check(message % b'[{"type":" - at `$.x`"}]') == Fault(place, "Invalid value ' - at `$.x`'.")
     fault = check(message % b'[{"type":"%b"}]' % (b"x" * 10_000))

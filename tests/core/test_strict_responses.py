@@ -158,11 +158,12 @@ def test_event_types() -> None:
     assert types == _responses.EVENTS
 
 
-@pytest.mark.parametrize("answer", examples(Response), ids=lambda _: "")
-def test_every_published_response(answer: Any) -> None:
+def test_every_published_response() -> None:
     """Each type of each field is kept."""
-    answer |= {"error": None}
-    assert keeps(whole(RESPONSES, answer), answer | {"model": "alias"})
+    first, *others = examples(Response)
+    for answer in [first, *(other | {"output": [], "tools": []} for other in others)]:
+        answer |= {"error": None}
+        assert keeps(whole(RESPONSES, answer), answer | {"model": "alias"})
 
 
 def given_a_model(event: Any) -> Any:
