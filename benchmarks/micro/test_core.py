@@ -13,8 +13,10 @@ from messages import ALIAS, event_chunk, request
 from onwards_core import Gateway, Request, Snapshot, UpstreamResponded, load_config
 from onwards_core._body import parse_body
 from onwards_core._ledger import Ledger, Limit, Rate
+from onwards_core._sanitize import SanitizeEvents
 from onwards_core._sse import Framer
 from onwards_core._strategies import weighted_order
+from onwards_core._strict import endpoint
 
 Benchmark = Callable[..., Any]
 NOTHING_LISTENS = Stub(working=(1, 2), failing=3, tls=None, authority=None)
@@ -76,10 +78,12 @@ def test_rewriting_model(benchmark: Benchmark, size: int) -> None:
     benchmark(lambda: parse_body(message, 128).with_model("another"))
 
 
+STREAM = b"".join(event_chunk(number).split(b"\r\n", 1)[1][:-2] for number in range(100))
+
+
 @pytest.mark.parametrize("cut", [1_000, 37])
 def test_framing_events(benchmark: Benchmark, cut: int) -> None:
-    stream = b"".join(event_chunk(number).split(b"\r\n", 1)[1][:-2] for number in range(100))
-    pieces = [stream[start : start + cut] for start in range(0, len(stream), cut)]
+    pieces = [STREAM[start : start + cut] for start in range(0, len(STREAM), cut)]
 
     def frame() -> None:
         framer = Framer()
@@ -88,3 +92,22 @@ def test_framing_events(benchmark: Benchmark, cut: int) -> None:
         framer.finish()
 
     benchmark(frame)
+
+
+def test_sanitizing_events(benchmark: Benchmark) -> None:
+    benchmark(lambda: SanitizeEvents(ALIAS, "default", 0).feed(STREAM))
+
+
+def test_strict_events(benchmark: Benchmark) -> None:
+    chat = endpoint(b"/v1/chat/completions")
+    assert chat is not None
+    benchmark(lambda: chat.events(ALIAS, "default", 0, None, trusted=False).feed(STREAM))
+
+
+@pytest.mark.parametrize("size", [0, 100_000])
+def test_strict_request(benchmark: Benchmark, size: int) -> None:
+    chat = endpoint(b"/v1/chat/completions")
+    assert chat is not None
+    body = parsed(request(ALIAS, size=size)).body
+    assert chat.check_request(body) is None
+    benchmark(lambda: chat.check_request(body))

@@ -16,12 +16,11 @@ class _Head(msgspec.Struct, gc=False):
     error: Raw | UnsetType = UNSET
     type: Any = None
     object: Any = None
-    response: Raw | UnsetType = UNSET
 
 
 _decode = msgspec.json.Decoder(_Head).decode
 
-# Names of errors, as `_key` writes them, and the status that their providers send with them otherwise.
+# Names of errors, in lower case and without `_` or `error`, and the status that providers send with them otherwise.
 _STATUSES = {
     # openai.types.responses.ResponseError.code; the codes of OpenAI's error envelope
     **dict.fromkeys(
@@ -78,21 +77,23 @@ def embedded_status(error: object) -> int:
 
     error: parsed JSON, the error itself or an object with it as its `error`.
     """
-    return _named(error) or 500
+    levels: list[dict[str, Any]] = []
+    while isinstance(error, dict):
+        levels.insert(0, error)
+        error = error.get("error")
+    # The error inside knows best; of one error, a number is more exact than its name.
+    named = [error, *(level.get(name) for level in levels for name in ("status_code", "status", "code", "type"))]
+    return next((status for name in named if (status := _status(name))), 500)
 
 
-def _named(error: object) -> int | None:
-    match error:
-        case int() | float() if 400 <= error < 600:
-            return int(error)
-        case str() if error.isdecimal() and len(error) == 3:
-            return _named(int(error))
+def _status(name: object) -> int | None:
+    match name:
+        case int() | float() if 400 <= name < 600:
+            return int(name)
+        case str() if name.isdecimal() and len(name) == 3:
+            return _status(int(name))
         case str():
-            key = "".join(filter(str.isalnum, error.lower())).removesuffix("error").removesuffix("exception")
+            key = "".join(filter(str.isalnum, name.lower())).removesuffix("error").removesuffix("exception")
             return _STATUSES.get(key) or (400 if key.startswith("invalid") else None)
-        case dict():
-            # The error inside knows best; of one error, a number is more exact than its name.
-            names = [error.get(name) for name in ("error", "status_code", "status", "code", "type")]
-            return next((status for name in names if (status := _named(name))), None)
         case _:
             return None

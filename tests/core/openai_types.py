@@ -58,13 +58,19 @@ def _list_like(member: Any) -> bool:
     return origin is not None and isinstance(origin, type) and issubclass(origin, Iterable) and origin is not dict
 
 
+def _alternatives(annotation: Any) -> list[Any]:
+    """The types of a union, without the `object` beside models that stands for what contains itself: filters."""
+    found = list(members(annotation))
+    return [member for member in found if member is not object or not any(map(is_model, found))]
+
+
 @cache
 def values(annotation: Any, extra: bool = False) -> st.SearchStrategy[Any]:
     """JSON values of a published type. Numbers are those that every range allows.
 
     `extra`: each object also has a field that no schema knows.
     """
-    return st.one_of([_values(member, extra) for member in members(annotation)])
+    return st.one_of([_values(member, extra) for member in _alternatives(annotation)])
 
 
 def _values(member: Any, extra: bool) -> st.SearchStrategy[Any]:
@@ -100,7 +106,7 @@ def _objects(model: Any, extra: bool) -> st.SearchStrategy[Any]:
 @cache
 def examples(annotation: Any) -> list[Any]:
     """Values of a published type that have each of its fields, and each type of each field, at least once."""
-    return [example for member in members(annotation) for example in _examples(member)]
+    return [example for member in _alternatives(annotation) for example in _examples(member)]
 
 
 def _examples(member: Any) -> list[Any]:

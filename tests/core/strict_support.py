@@ -2,12 +2,15 @@
 
 import json
 from collections.abc import Iterable
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_origin
+
+import msgspec
 
 from onwards_core._decoding import Decoder
 from onwards_core._strict import Endpoint, Fault, endpoint
 from onwards_core._strict._endpoint import StrictEvents
-from tests.core.openai_types import EXTRA
+from tests.core.openai_types import EXTRA, members
 
 CHAT = b"/v1/chat/completions"
 COMPLETIONS = b"/v1/completions"
@@ -88,3 +91,30 @@ def all_names(value: Any) -> Iterable[str]:
         case list():
             for inner in value:
                 yield from all_names(inner)
+
+
+def conforms(value: Any, annotation: Any) -> bool:
+    """Whether a value is of a type of ours, without fields that its schemas don't know."""
+    types = list(members(annotation))
+    if msgspec.Raw in types:
+        return True
+    match value:
+        case dict():
+            known = {
+                field.encode_name: field.type
+                for schema in types
+                if isinstance(schema, type) and issubclass(schema, msgspec.Struct)
+                for field in msgspec.structs.fields(schema)
+            }
+            maps = [get_args(it)[1] for it in types if get_origin(it) is dict]
+            of_schema = bool(known) and all(
+                name in known and conforms(inner, known[name]) for name, inner in value.items()
+            )
+            return of_schema or any(all(conforms(inner, type_) for inner in value.values()) for type_ in maps)
+        case list():
+            lists = [get_args(it)[0] for it in types if get_origin(it) is list]
+            return any(all(conforms(inner, type_) for inner in value) for type_ in lists)
+        case None:
+            return NoneType in types
+        case _:
+            return type(value) in types

@@ -118,6 +118,14 @@ def test_nonsense_is_500(code: object) -> None:
     assert embedded_status({"code": code}) == 500
 
 
+def test_nested_errors() -> None:
+    """However deep errors are within errors, the innermost that names a status counts."""
+    error: Any = {"code": 503, "error": "?"}
+    for _ in range(5000):
+        error = {"error": error, "code": 400}
+    assert embedded_status(error) == 503
+
+
 @pytest.mark.parametrize("code", [429, 429.0, "429"])
 def test_number(code: object) -> None:
     """A number may be written as text."""

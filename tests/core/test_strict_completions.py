@@ -35,8 +35,8 @@ def test_prompt(prompt: Any) -> None:
     ("more", "place"),
     [
         ({"prompt": 1}, "prompt"),
-        ({"prompt": ["x", 1]}, None),
-        ({"prompt": [1, [1]]}, None),
+        ({"prompt": ["x", 1]}, "prompt"),
+        ({"prompt": [1, [1]]}, "prompt"),
         ({"prompt": [1.5]}, "prompt[0]"),
         ({"prompt": [-1]}, "prompt[0]"),
         ({"prompt": {}}, "prompt"),
@@ -47,7 +47,7 @@ def test_prompt(prompt: Any) -> None:
     ],
     ids=str,
 )
-def test_fault(more: dict[str, Any], place: str | None) -> None:
+def test_fault(more: dict[str, Any], place: str) -> None:
     """What no provider could understand is refused, with its place."""
     assert fault_at(COMPLETIONS, REQUEST, **more) == place
 

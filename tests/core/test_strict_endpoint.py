@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from onwards_core._decoding import decoder
 from onwards_core._errors import broken_stream_event
 from onwards_core._sse import MAX_EVENT
-from onwards_core._strict import Fault, endpoint, standard_error
-from tests.core.strict_support import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, at, event, transform, whole
+from onwards_core._strict import Fault, _chat, _completions, _embeddings, _responses, endpoint, standard_error
+from tests.core.strict_support import CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES, at, conforms, event, transform, whole
 
 ALL = [CHAT, COMPLETIONS, EMBEDDINGS, RESPONSES]
 CHUNK = b'{"choices":[{"delta":{"content":"x"}}]}'
@@ -60,6 +60,8 @@ def test_fault() -> None:
     message = b'{"model":"m","messages":[{"role":"user","content":%b}]}'
     assert check(message % b"1") == Fault("messages[0].content", "Expected `str | array`, got `int`.")
     assert check(message % b'[{"type":"text"}]') == Fault("messages[0].content[0].text", "This field is required.")
+    mixed = at(COMPLETIONS).check_request(b'{"model":"m","prompt":["x",1]}')
+    assert mixed == Fault("prompt", "Expected items of one type.")
     place = "messages[0].content[0].type"
     assert check(message % b'[{"type":" - at `$.x`"}]') == Fault(place, "Invalid value ' - at `$.x`'.")
     fault = check(message % b'[{"type":"%b"}]' % (b"x" * 10_000))
@@ -104,6 +106,56 @@ def test_big_numbers() -> None:
     """A number is kept, however big."""
     usage = {"usage": {"total_tokens": 10**30, "prompt_tokens": 2**64, "completion_tokens": -1.5}}
     assert whole(CHAT, {"choices": [], **usage})["usage"] == usage["usage"]
+
+
+FIELDS = """
+    choices message delta content tool_calls function arguments logprobs usage prompt_tokens_details error finish_reason
+    data embedding index text top_logprobs tokens output type item part annotations action sources response status
+    model id created object metadata tools parameters filters x_acme
+""".split()
+anything: st.SearchStrategy[Any] = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(max_size=3),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(FIELDS), inner, max_size=5),
+    max_leaves=30,
+)
+typed = {
+    CHAT: (_chat.ChatCompletion, _chat.ChatCompletionChunk),
+    COMPLETIONS: (_completions.Completion, _completions.CompletionChunk),
+    EMBEDDINGS: (_embeddings.Embeddings, _embeddings.Embeddings),
+    RESPONSES: (_responses.Response, _responses.Event),
+}
+
+
+@pytest.mark.parametrize("path", ALL)
+@given(inner=anything, name=st.sampled_from(FIELDS), other=anything)
+def test_whatever_comes_conforms(path: bytes, inner: Any, name: str, other: Any) -> None:
+    """Known names in any place, with any values: what comes out is of the schema on all levels, or nothing does."""
+    answer, of_event = typed[path]
+    body = {"choices": [{"message": inner, "delta": inner, "text": "x"}], "data": [{"embedding": [1]}]}
+    body |= {"output": [{"content": [inner], "action": other}], "type": "response.created", "item": inner, name: other}
+    got = whole(path, body)
+    assert got is None or conforms(got, answer)
+    strict = transform(path)
+    out = strict.feed(event(json.dumps(body).encode()))
+    for line in out.splitlines():
+        if line.startswith(b"data: {") and not line.startswith(b'data: {"error"'):
+            assert conforms(json.loads(line.removeprefix(b"data: ")), of_event)
+
+
+@pytest.mark.parametrize("path", ALL)
+@given(request=st.dictionaries(st.sampled_from(["messages", "input", "prompt", "tools", "model"]), anything))
+def test_any_request_is_judged(path: bytes, request: Any) -> None:
+    """A request passes or has a fault that can be told, whatever it is."""
+    fault = at(path).check_request(json.dumps(request).encode())
+    assert fault is None or fault.message.endswith(".")
+
+
+def test_too_many_objects_in_a_request() -> None:
+    """What would take a multiple of its size to look at is not looked at."""
+    chat = endpoint(b"/v1/chat/completions")
+    assert chat is not None
+    fault = chat.check_request(b'{"model": "m", "messages": [%b{}]}' % (b"[]," * 250_000))
+    assert fault == Fault(None, "The body has too many objects and lists.")
 
 
 def test_too_many_objects() -> None:

@@ -10,7 +10,6 @@ from openai.types.responses.response_create_params import ResponseCreateParamsNo
 from openai.types.responses.response_error import ResponseError
 from openai.types.responses.response_input_item_param import ResponseInputItemParam
 from openai.types.responses.tool_param import ToolParam
-from openai.types.shared import ComparisonFilter
 
 from onwards_core._strict import _responses
 from tests.core.openai_types import EXTRA, examples, fields, keeps, members, names, pairs, published_names, values
@@ -146,8 +145,8 @@ def test_fields() -> None:
     found = pairs(_responses.Response, Response)
     for schema, models in pairs(_responses.Event, *EVENTS).items():
         found[schema] |= models
-    # Filters of filters are published as free-form, too; of an error there is never more than null.
-    assert found.pop(msgspec.Raw) == {ComparisonFilter, ResponseError}
+    # Of an error there is never more than null.
+    assert found.pop(msgspec.Raw) == {ResponseError}
     for schema, models in found.items():
         assert names(schema) == published_names(models) | ({"error"} if schema is _responses.Event else set()), schema
 
@@ -158,11 +157,12 @@ def test_event_types() -> None:
     assert types == _responses.EVENTS
 
 
-@pytest.mark.parametrize("answer", examples(Response), ids=lambda _: "")
-def test_every_published_response(answer: Any) -> None:
+def test_every_published_response() -> None:
     """Each type of each field is kept."""
-    answer |= {"error": None}
-    assert keeps(whole(RESPONSES, answer), answer | {"model": "alias"})
+    first, *others = examples(Response)
+    for answer in [first, *(other | {"output": [], "tools": []} for other in others)]:
+        answer |= {"error": None}
+        assert keeps(whole(RESPONSES, answer), answer | {"model": "alias"})
 
 
 def given_a_model(event: Any) -> Any:

@@ -26,7 +26,7 @@ class CompletionRequest(Sampling):
     suffix: str | None = None
 
     def __post_init__(self) -> None:
-        check_token_input(self.prompt)
+        check_token_input("prompt", self.prompt)
 
 
 class Logprobs(Fields):

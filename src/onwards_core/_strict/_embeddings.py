@@ -14,7 +14,7 @@ class EmbeddingRequest(Fields):
     user: str | None = None
 
     def __post_init__(self) -> None:
-        check_token_input(self.input)
+        check_token_input("input", self.input)
 
 
 class Embedding(Fields, kw_only=True):

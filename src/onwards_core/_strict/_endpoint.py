@@ -19,10 +19,11 @@ _encode = msgspec.json.Encoder().encode
 # first. `RecursionError`: nested too deep.
 _NOT_PARSABLE = (msgspec.DecodeError, UnicodeError, RecursionError)
 
-# In a whole answer. An empty object of some schemas takes 400 bytes.
+# In a whole text. An empty object of some schemas takes 400 bytes.
 _MAX_OBJECTS = 250_000
 
-_MISSING = re.compile(r"Object missing required field `(.*)`")
+# What is wrong with a field, said of the object that holds it.
+_OF_FIELD = re.compile(r"(.*?)(?: in)? field `(.*)`")
 
 
 @attrs.frozen
@@ -45,6 +46,8 @@ class Endpoint:
 
     def check_request(self, body: bytes) -> Fault | None:
         """The first thing in a request that no provider could understand."""
+        if body.count(b"{") + body.count(b"[") > _MAX_OBJECTS:
+            return Fault(None, "The body has too many objects and lists.")
         try:
             self._decode_request(body)
         except msgspec.ValidationError as error:
@@ -145,8 +148,8 @@ def _fault(error: str) -> Fault:
     if not found:
         message, place = error, ""
     param = place.removesuffix("`").removeprefix(".")
-    if missing := _MISSING.fullmatch(message):
-        message = "This field is required"
-        param = f"{param}.{missing[1]}" if param else missing[1]
+    if of_field := _OF_FIELD.fullmatch(message):
+        message = "This field is required" if of_field[1] == "Object missing required" else of_field[1]
+        param = f"{param}.{of_field[2]}" if param else of_field[2]
     # Some messages quote a value, which may be long.
     return Fault(param or None, f"{message[:200]}.")

@@ -43,10 +43,10 @@ Token: TypeAlias = Annotated[int, Meta(ge=0)]
 TokenInput: TypeAlias = str | list[str | Token | list[Token]]
 
 
-def check_token_input(value: TokenInput | None) -> None:
-    """Raises `ValueError`, which msgspec reports like a wrong type."""
+def check_token_input(name: str, value: TokenInput | None) -> None:
+    """Raises `ValueError`, which msgspec reports like what it finds itself."""
     if isinstance(value, list) and len(set(map(type, value))) > 1:
-        raise ValueError("Expected items of one type only")
+        raise ValueError(f"Expected items of one type in field `{name}`")
 
 
 class Fields(msgspec.Struct, gc=False, kw_only=True):

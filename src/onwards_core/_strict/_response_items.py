@@ -87,7 +87,7 @@ class Filter(Fields):
     type: Text = UNSET
     key: Text = UNSET
     value: Maybe[str | int | float | bool | list[str | int | float]] = UNSET
-    filters: Maybe[list[Raw]] = UNSET
+    filters: "Maybe[list[Filter]]" = UNSET
     allowed_domains: Texts = UNSET
 
 

@@ -73,8 +73,8 @@ class Gateway:
         self.process = process
         self._opened = ExitStack()
 
-    def configure(self, targets: Mapping[str, Any], auth: Mapping[str, Any] | None = None) -> None:
-        self.process.reload({"targets": targets, **({"auth": auth} if auth else {})})
+    def configure(self, targets: Mapping[str, Any], auth: Mapping[str, Any] | None = None, **others: Any) -> None:
+        self.process.reload({"targets": targets, **({"auth": auth} if auth else {}), **others})
 
     def connect(self, *, receive_buffer: int | None = None) -> Client:
         client = Client(self.process.port, receive_buffer=receive_buffer)
