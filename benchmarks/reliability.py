@@ -47,7 +47,7 @@ async def _slow_peers(gateway: Running) -> None:
         dripping = multiprocessing.get_context("fork").Process(target=_drip, args=(gateway.port,), daemon=True)
         dripping.start()
         unread = [_ask_and_leave_unread(gateway.port) for _ in range(UNREAD)]
-        await asyncio.sleep(1.0)
+        await asyncio.sleep(5.0)  # until all buffers are full
         beside = await load.run(SECONDS, per_second=100)
         after = gateway.memory()
         dripping.kill()
@@ -78,7 +78,7 @@ def _drip(port: int) -> None:
             except OSError:
                 connections.remove(connection)
                 connection.close()
-        time.sleep(10)
+            time.sleep(10 / SLOW)
 
 
 def _ask_and_leave_unread(port: int) -> socket.socket:

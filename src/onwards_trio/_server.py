@@ -30,6 +30,8 @@ DEADLINE_GRAIN: Final = 1.0
 """Seconds that a connection may exceed its deadline."""
 
 _log = logging.getLogger("onwards.server")
+# Connections that are ended in a row before others get their time: thousands may become late at once.
+_ENDED_AT_ONCE = 32
 _WARNING_INTERVAL: Final = 60.0
 """Seconds between two warnings of connections that are turned away."""
 
@@ -165,9 +167,12 @@ class Server:
         while True:
             await trio.sleep(DEADLINE_GRAIN)
             now = trio.current_time()
-            for connection in self._connections:
-                if connection.deadline <= now:
-                    connection.cancel()
+            late = [connection for connection in self._connections if connection.deadline <= now]
+            for start in range(0, len(late), _ENDED_AT_ONCE):
+                for connection in late[start : start + _ENDED_AT_ONCE]:
+                    if connection.deadline <= now:
+                        connection.cancel()
+                await trio.lowlevel.checkpoint()
 
 
 def _address(stream: TcpStream) -> str:
