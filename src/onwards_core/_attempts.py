@@ -9,7 +9,7 @@ from onwards_core._actions import Wait
 from onwards_core._config import Strategy
 from onwards_core._events import Headers
 from onwards_core._fallback import retry_after
-from onwards_core._health import Health
+from onwards_core._health import CircuitState, Health
 from onwards_core._ledger import Ledger, Permit, Refusal
 from onwards_core._record import Attempt, Record
 from onwards_core._snapshot import Pool, Provider
@@ -42,6 +42,8 @@ class Attempts:
         self._upkeep = upkeep
         self._affinity_key = affinity_key
         self._left = pool.fallback.max_attempts or len(pool.providers)
+        self._again = self._policy.with_replacement or self._left > len(pool.providers)
+        """Whether providers may be tried more than once."""
         self._order: Iterator[int] | None = None
         self._left_out: list[int] = []
         """Who has failed too often, or asked for rest."""
@@ -53,6 +55,8 @@ class Attempts:
         self._started = 0.0
         self._undecided = False
         """Whether it is not known yet how the attempt went."""
+        self._accepted: float | None = None
+        """When it went well, so far."""
 
     # Whom
 
@@ -82,7 +86,6 @@ class Attempts:
 
     def _indices(self, now: float) -> Iterator[int]:
         """In which order to try the providers, as often as there are attempts."""
-        again = self._policy.with_replacement or self._left > len(self._pool.providers)
         while True:
             before = self._left
             upkeep = self._upkeep
@@ -90,7 +93,7 @@ class Attempts:
                 yield index
                 if self._policy.with_replacement and self._left < before:
                     break
-            if not again or self._left == before:  # nobody could be tried, and nobody can be by asking again
+            if not self._again or self._left == before:  # nobody could be tried, and nobody can be by asking again
                 return
 
     def _choose(self, now: float) -> tuple[int, float] | None:
@@ -106,6 +109,8 @@ class Attempts:
             resting = min(resting or (until, index), (until, index))
         if resting is None or not self.tried:
             return None
+        if self._again:
+            self._order = self._indices(now)  # This pass is over.
         return resting[1], resting[0] - now
 
     def _wait(self, index: int, delay: float, now: float) -> Wait | None:
@@ -147,11 +152,14 @@ class Attempts:
     # How it went
 
     def succeeded(self, now: float) -> None:
-        """The attempt brought an answer."""
+        """The attempt brought an answer; so far, as it may still break off."""
         assert self._provider is not None
         self._undecided = False
         if self._pool.health is not None:
-            self._upkeep.health.succeeded(self._provider.identity, now)
+            if self._upkeep.health.state(self._provider.identity, now) is CircuitState.CLOSED:
+                self._accepted = now  # Told when it is over: otherwise nobody would ever break off twice in a row.
+            else:
+                self._upkeep.health.succeeded(self._provider.identity, now)
         if self._pool.strategy is Strategy.LOWEST_LATENCY:
             self._upkeep.balancer.observe_latency(self._provider, now - self._started, now)
 
@@ -159,6 +167,7 @@ class Attempts:
         """The attempt, or the answer that it brought, failed. headers: those of its response."""
         assert self._provider is not None
         self._undecided = False
+        self._accepted = None
         if self._pool.strategy is Strategy.LOWEST_LATENCY:
             self._upkeep.balancer.observe_latency(self._provider, FAILURE_LATENCY, now)
         if headers and self._policy.honor_retry_after and (seconds := retry_after(headers)):
@@ -174,6 +183,11 @@ class Attempts:
         if self._permit is not None:
             self._permit.release()
             self._permit = None
-        if self._undecided and self._provider is not None:
+        if self._provider is None:
+            return
+        if self._undecided:
             self._undecided = False
             self._upkeep.health.abandoned(self._provider.identity)
+        if self._accepted is not None:
+            self._upkeep.health.succeeded(self._provider.identity, self._accepted)
+            self._accepted = None

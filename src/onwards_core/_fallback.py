@@ -84,7 +84,7 @@ class FallbackPolicy:
     def may_wait(self, seconds: float, waited: float) -> bool:
         """Whether an exchange that has waited for so long may wait for so much longer."""
         if self.longest_wait is not None:
-            return waited + seconds <= self.longest_wait
+            return waited + seconds <= self.longest_wait + _ROUNDING
         return seconds <= self.backoff.longest
 
     def may_resend(self, method: str, path: bytes, reason: FailureReason) -> bool:
@@ -93,6 +93,8 @@ class FallbackPolicy:
             return True
         return _is_inference(path) if self.resend_unknown is None else self.resend_unknown
 
+
+_ROUNDING = 1e-6  # of sums of seconds
 
 _IDEMPOTENT = frozenset(("GET", "HEAD", "PUT", "DELETE", "OPTIONS"))  # RFC 9110, 9.2.2
 _INFERENCE = (

@@ -119,9 +119,7 @@ def test_round_robin_is_exact_and_smooth(weights: list[int], rounds: int) -> Non
     pool = compiled("round_robin", *weights)
     balancer = Balancer()
     total = sum(weights)
-    firsts = [
-        next(iter(balancer.order(pool, Ledger(), Random(1), None, 0.0))) for _ in range(rounds * total)
-    ]
+    firsts = [next(iter(balancer.order(pool, Ledger(), Random(1), None, 0.0))) for _ in range(rounds * total)]
     for start in range(0, len(firsts), total):
         assert Counter(firsts[start : start + total]) == +Counter(dict(enumerate(weights)))
     for index, weight in enumerate(weights):
@@ -132,9 +130,7 @@ def test_round_robin_is_exact_and_smooth(weights: list[int], rounds: int) -> Non
 def test_round_robin_remembers_across_reloads() -> None:
     """The same pool compiled again goes on where it was."""
     balancer = Balancer()
-    firsts = [
-        next(balancer.order(compiled("round_robin", 1, 1, 1), Ledger(), Random(1), None, 0.0)) for _ in range(6)
-    ]
+    firsts = [next(balancer.order(compiled("round_robin", 1, 1, 1), Ledger(), Random(1), None, 0.0)) for _ in range(6)]
     assert firsts == [0, 1, 2, 0, 1, 2]
 
 
