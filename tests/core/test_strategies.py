@@ -1,7 +1,7 @@
 """The order in which providers are tried."""
 
 from collections import Counter
-from itertools import islice, permutations
+from itertools import islice, pairwise, permutations
 from random import Random
 
 import pytest
@@ -124,7 +124,7 @@ def test_round_robin_is_exact_and_smooth(weights: list[int], rounds: int) -> Non
         assert Counter(firsts[start : start + total]) == +Counter(dict(enumerate(weights)))
     for index, weight in enumerate(weights):
         turns = [at for at, first in enumerate(firsts) if first == index]
-        assert all(later - earlier <= 2 * total / weight for earlier, later in zip(turns, turns[1:], strict=False))
+        assert all(later - earlier <= 2 * total / weight for earlier, later in pairwise(turns))
 
 
 def test_round_robin_remembers_across_reloads() -> None:
@@ -135,7 +135,7 @@ def test_round_robin_remembers_across_reloads() -> None:
 
 
 def test_least_connections() -> None:
-    """The one with the fewest for its weight comes first; among equals chance by weight decides; full ones come last."""
+    """The one with the fewest for its weight comes first; among equals weighted chance decides; full ones are last."""
     pool = compiled("least_connections", 1, 4, 1, full="c")
     ledger, balancer, random = Ledger(), Balancer(), Random(3)
     firsts = Counter(next(balancer.order(pool, ledger, random, None, 0.0)) for _ in range(6000))
