@@ -17,6 +17,7 @@ from onwards_core._actions import (
     Transform,
     Wait,
 )
+from onwards_core._attempts import Upkeep
 from onwards_core._config import (
     AffinityConfig,
     AuthConfig,
@@ -109,6 +110,7 @@ __all__ = [
     "TimeoutsConfig",
     "TlsConfig",
     "Transform",
+    "Upkeep",
     "UpstreamFailed",
     "UpstreamResponded",
     "Url",

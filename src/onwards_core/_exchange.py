@@ -120,24 +120,33 @@ class Gateway:
         self.snapshot = snapshot
         self.ledger = Ledger()
         self.health = Health()
-        self._upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
+        self.upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
 
-    def admit(self, request: Request, now: float, record: Record | None = None) -> "Exchange":
+    def admit(
+        self,
+        request: Request,
+        now: float,
+        record: Record | None = None,
+        *,
+        upkeep: Upkeep | None = None,
+        kind: "type[Exchange] | None" = None,
+    ) -> "Exchange":
         """Check a request and take the permits of its key and pool.
 
         Always gives an exchange, to be used as a context manager; the only action of a refused one is the refusal.
         `now`: seconds on a monotonic clock, the same clock for all calls. `record`: that of this request, to be
-        filled in; a new one by default.
+        filled in; a new one by default. `upkeep` and `kind`: other than the gateway's own, for who records or replays.
         """
         record = record or Record.of(request, now)
-        admission = check(request, record, self.snapshot, self.ledger, now)
-        return Exchange(request, record, admission, self._upkeep)
+        upkeep = upkeep or self.upkeep
+        admission = check(request, record, self.snapshot, upkeep.ledger, now)
+        return (kind or Exchange)(request, record, admission, upkeep)
 
     def prune(self, now: float) -> None:
         """Forget what no longer counts. To be called now and then."""
         self.ledger.prune(now)
         self.health.prune(now)
-        self._upkeep.balancer.prune(now)
+        self.upkeep.balancer.prune(now)
 
     def screen(self, head: Request, now: float) -> Respond | None:
         """The answer to a request that need not be read any further: `head` is all of it but the body.
@@ -168,8 +177,13 @@ class Exchange:
             self._pool = pool = admission.pool
             key = affinity_key(pool.affinity, request, admission.body) if pool.affinity else None
             self._attempts = Attempts(pool, record, upkeep, key)
-            if pool.stream_keepalive is not None and admission.body.member("stream") == b"true":
+            if pool.stream_keepalive is not None and self.wants_stream:
                 self.keep_alive = KeepAlive(pool.stream_keepalive, 200, _KEPT_ALIVE, _COMMENT)
+
+    @property
+    def wants_stream(self) -> bool:
+        """Whether the client asks for an event stream."""
+        return isinstance(self._admission, Admission) and self._admission.body.member("stream") == b"true"
 
     # Lifetime
 

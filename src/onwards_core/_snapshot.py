@@ -138,13 +138,16 @@ class Snapshot:
     """Whether only OpenAI's own endpoints, requests and answers are let through."""
     created: int
     """What the models list reports, in seconds of Unix time."""
+    digest: str
+    """Tells one config from another."""
 
     @classmethod
-    def compile(cls, config: Config, *, hash_key: bytes, created: int = 0) -> "Snapshot":
+    def compile(cls, config: Config, *, hash_key: bytes, created: int = 0, digest: str = "") -> "Snapshot":
         """Resolve all inheritance, once.
 
         `hash_key`: 16 to 64 random bytes under which clients' keys are hashed; the same for the life of the process,
         so that counters survive a reload. `created`: the age to report for the models, in seconds of Unix time.
+        `digest`: of the config's text.
         """
         hasher = KeyHasher(hash_key)
         auth = config.auth or AuthConfig()
@@ -181,6 +184,7 @@ class Snapshot:
             server=config.server,
             strict=config.strict_mode,
             created=created,
+            digest=digest,
         )
 
 

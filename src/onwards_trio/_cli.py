@@ -69,6 +69,8 @@ def _serve(args: argparse.Namespace) -> int:
     from onwards_trio._log import logging_to
     from onwards_trio._serve import Options, serve
 
+    if args.record is not None and not args.record.is_dir():
+        return _fail([f"{args.record}: no folder to keep incidents in"])
     options = Options(
         config=args.targets,
         host=args.host,
@@ -82,6 +84,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         tls_client_ca=args.tls_client_ca,
+        record=args.record,
         drain_seconds=args.drain_seconds,
     )
     with logging_to(sys.stderr.fileno(), args.log_level):
@@ -123,6 +126,20 @@ def _explain(args: argparse.Namespace) -> int:
     outcome = simulate(snapshot, pool.alias, plan, make_request)
     print(json.dumps(outcome.as_json(), indent=2) if args.json else simulated_table(outcome))
     return 0
+
+
+def _replay(args: argparse.Namespace) -> int:
+    from onwards_core import Snapshot
+    from onwards_trio._load import config_digest, load_file
+    from onwards_trio._replay import replay
+
+    snapshot = Snapshot.compile(load_file(args.targets), hash_key=bytes(16))
+    try:
+        replayed = replay(args.recording, snapshot, config_digest(args.targets))
+    except ValueError as error:
+        return _fail([f"{args.recording}: {error}"])
+    print("\n".join(replayed.lines))
+    return 0 if replayed.same else 1
 
 
 def _schema(_: argparse.Namespace) -> int:
@@ -251,6 +268,7 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
     )
+    _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
     _setting(
         serve,
         "--log-level",
@@ -291,6 +309,10 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--rate", type=_number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
     told.add_argument("--seed", type=int, default=0, help="determines all chance (%(default)s)")
     told.add_argument("--json", action="store_true", help="for programs")
+
+    again = _command(commands, "replay", _replay, "run a recorded exchange through the core again")
+    again.add_argument("recording", type=Path, metavar="FILE", help="a file of serve --record")
+    _setting(again, "-f", "--targets", type=Path, metavar="CONFIG", help="the config file", required=True)
 
     _command(commands, "schema", _schema, "print the JSON Schema of config files")
 

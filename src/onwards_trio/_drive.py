@@ -27,18 +27,28 @@ from onwards_core import (
     WaitOver,
 )
 from onwards_trio._connection import Handler, Screen
+from onwards_trio._record import Incidents
 from onwards_trio._reply import ClientGone, Reply
 from onwards_trio._upstream import Answer, Transport, UpstreamError
 
 
-def forward(gateway: Gateway, transport: Transport) -> Handler:
-    """The handler for a `Server` that answers each request through the gateway."""
+def forward(gateway: Gateway, transport: Transport, incidents: Incidents | None = None) -> Handler:
+    """The handler for a `Server` that answers each request through the gateway. incidents: keeps what went badly."""
 
     async def handle(request: Request, reply: Reply) -> None:
         exchange = gateway.admit(request, trio.current_time(), reply.record)
         await drive(exchange, transport, reply)
 
-    return handle
+    async def handle_and_keep(request: Request, reply: Reply) -> None:
+        assert incidents is not None
+        digest = gateway.snapshot.digest
+        exchange = incidents.admit(gateway, request, trio.current_time(), reply.record)
+        try:
+            await drive(exchange, transport, reply)
+        finally:
+            incidents.consider(exchange, request, digest)
+
+    return handle if incidents is None else handle_and_keep
 
 
 def screening(gateway: Gateway) -> Screen:

@@ -1,5 +1,6 @@
 """The config file, read with the secrets that it points to."""
 
+import hashlib
 import logging
 import os
 import ssl
@@ -46,7 +47,12 @@ def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
     for alias, tls in _tls_settings(config):
         if tls.insecure_skip_verification:
             _log.warning("%s: targets.%s: providers may be anyone, their certificates are not verified", path, alias)
-    return Snapshot.compile(config, hash_key=hash_key, created=created)
+    return Snapshot.compile(config, hash_key=hash_key, created=created, digest=config_digest(path))
+
+
+def config_digest(path: Path) -> str:
+    """Tells one config from another, whatever its secrets are at the moment."""
+    return hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 def _tls_problems(config: Config) -> Iterator[str]:

@@ -17,6 +17,7 @@ from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metrics import Metrics
+from onwards_trio._record import Incidents
 from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
 from onwards_trio._server_tls import ServerTls
@@ -50,6 +51,8 @@ class Options:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     """Who has to have signed the certificates that clients then have to show."""
+    record: Path | None = None
+    """The folder where exchanges that ended badly are kept. None: they are not."""
     drain_seconds: float = 30.0
     """How long requests under way may take to finish when the process has been told to stop."""
 
@@ -81,8 +84,9 @@ async def serve(options: Options) -> None:
             metrics.observe(record)
             log_record(record)
 
+        incidents = Incidents(options.record) if options.record else None
         server = Server(
-            forward(gateway, transport),
+            forward(gateway, transport, incidents),
             screen=screening(gateway),
             observe=observe,
             limits=lambda: gateway.snapshot.server,
@@ -114,7 +118,11 @@ async def serve(options: Options) -> None:
             nursery.start_soon(operators.serve, admin_listeners)
             _announce("metrics on", "http", admin_listeners)
         _announce("listening on", "https" if tls else "http", listeners)
+        if incidents is not None:
+            nursery.start_soon(incidents.run)
         await server.serve(listeners)
+        if incidents is not None:
+            await incidents.aclose()
         nursery.cancel_scope.cancel()
 
 

@@ -122,6 +122,7 @@ class TestUsage:
             "tls_cert": None,
             "tls_key": None,
             "tls_client_ca": None,
+            "record": None,
             "http_codec": None,
             "drain_seconds": 30.0,
             "log_level": "INFO",

@@ -130,6 +130,12 @@ def test_places():
             assert abs(seen - share) < 0.015
 
 
+def test_no_folder_to_record_in(tmp_path, capsys):
+    """`serve --record` needs one that is there."""
+    assert main(["serve", "-f", "config.json", "--record", str(tmp_path / "none")]) == 1
+    assert "none: no folder to keep incidents in" in capsys.readouterr().err
+
+
 # --simulate
 
 
