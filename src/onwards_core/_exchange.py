@@ -66,13 +66,13 @@ from onwards_core._events import (
     UpstreamResponded,
     WaitOver,
 )
-from onwards_core._health import Health
+from onwards_core._health import CircuitState, Health
 from onwards_core._ledger import Ledger, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
 from onwards_core._request import client_headers, upstream_headers, upstream_target
 from onwards_core._sanitize import PassEvents
-from onwards_core._snapshot import Provider, Snapshot
+from onwards_core._snapshot import Pool, Provider, Snapshot
 from onwards_core._strategies import Balancer, affinity_key
 from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
 
@@ -141,6 +141,27 @@ class Gateway:
         upkeep = upkeep or self.upkeep
         admission = check(request, record, self.snapshot, upkeep.ledger, now)
         return (kind or Exchange)(request, record, admission, upkeep)
+
+    def probe(self, pool: Pool, provider: Provider) -> SendUpstream:
+        """The request that asks how a provider is, of a pool with a `probe`. Say what came of it to `probed`."""
+        assert pool.probe is not None
+        request = Request("GET", pool.probe.path.encode("ascii"), [])
+        headers = upstream_headers(request, provider, b"", identity_encoding=False)
+        target = upstream_target(provider.url.path, request.target)
+        return SendUpstream(provider, request.method, target, headers, b"")
+
+    def probed(self, pool: Pool, provider: Provider, *, ok: bool, now: float) -> None:
+        """A failure counts as one of a request. A success is the trial that closes a circuit whose cool-down is over;
+        otherwise it says nothing, since what it asks for is not what clients want."""
+        assert pool.health is not None
+        state = self.health.state(provider.identity, now)
+        if state is CircuitState.OPEN or not self.health.admits(provider.identity, now):
+            return
+        if not ok:
+            others = [each.identity for each in pool.providers if each is not provider]
+            self.health.failed(provider.identity, others, pool.health, now)
+        elif state is CircuitState.TRIAL:
+            self.health.succeeded(provider.identity, now)
 
     def prune(self, now: float) -> None:
         """Forget what no longer counts. To be called now and then."""

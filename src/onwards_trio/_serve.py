@@ -17,6 +17,7 @@ from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metrics import Metrics
+from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
 from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
@@ -109,6 +110,7 @@ async def serve(options: Options) -> None:
                     server.drain()
 
         nursery.start_soon(obey_signals)
+        nursery.start_soon(Prober(gateway, transport).run)
         if options.watch:
             nursery.start_soon(reloader.watch, gateway)
             if tls:

@@ -365,6 +365,35 @@ def test_which_statuses_count(status: int, counts: bool) -> None:
         assert name(exchange.begin(1.0)) == ("b" if counts else "a")
 
 
+def test_probes() -> None:
+    """Failures of probes count; a success is the trial, and nothing before that."""
+    probe = {"probe": {"path": "/v1/models"}}
+    target = {**falling_back("a", "b"), "health": {**HEALTH, **probe}}
+    target["providers"][0] = {"url": "http://a/v1", "onwards_key": "sk"}
+    at = gateway({"m": target})
+    asked = at.snapshot.pools["m"]
+    first = asked.providers[0]
+    request = at.probe(asked, first)
+    assert (request.method, request.target, request.body) == ("GET", b"/v1/models", b"")
+    assert (b"authorization", b"Bearer sk") in request.headers
+
+    def goes_to(now: float) -> str:
+        with exchange_of(at, now) as exchange:
+            return name(exchange.begin(now))
+
+    at.probed(asked, first, ok=False, now=0.0)
+    at.probed(asked, first, ok=True, now=0.0)
+    assert goes_to(0.0) == "a"
+    at.probed(asked, first, ok=False, now=0.0)
+    assert goes_to(1.0) == "b"
+    at.probed(asked, first, ok=True, now=5.0)
+    assert goes_to(5.0) == "b"
+    at.probed(asked, first, ok=False, now=10.0)
+    assert goes_to(29.0) == "b"
+    at.probed(asked, first, ok=True, now=30.0)
+    assert goes_to(30.0) == "a"
+
+
 def test_latencies_are_observed() -> None:
     """`lowest_latency` learns from what exchanges saw, failures included."""
     target = {**falling_back("a", "b"), "strategy": "lowest_latency"}
