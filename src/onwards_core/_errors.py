@@ -68,8 +68,8 @@ def upstream_error(status: int) -> bytes:
 
 
 def error_event(body: bytes) -> bytes:
-    """An error's body as the last event of an event stream."""
-    return b"data: " + body + b"\n\n"
+    """An error's body, which is JSON, as the last event of an event stream."""
+    return b"data: " + b" ".join(body.splitlines()) + b"\n\n"
 
 
 def broken_stream_event(message: str = "The provider's answer broke off.") -> bytes:

@@ -388,7 +388,7 @@ class Exchange:
                 return self._pass_on(now)
             case Found.NOTHING:
                 return self._error_in_stream(502, "empty", now)
-            case int(status):
+            case status:
                 return self._error_in_stream(status, f"embedded_{status}", now)
 
     def _error_in_stream(self, status: int, outcome: str, now: float) -> Action:
@@ -438,16 +438,20 @@ class Exchange:
         try:
             text = decoded(body, _content_encoding(response.headers))
         except CannotDecode:
-            return self._no_answer(502, "protocol", error("bad_gateway"), now)
+            text = None
         if response.status >= 300:  # for a client that has the head of a stream
-            known = embedded_error(text) is not None
-            return self._end(Respond(response.status, _JSON, text if known else upstream_error(response.status)))
+            if text is None or embedded_error(text) is None:
+                text = upstream_error(response.status)
+            return self._end(Respond(response.status, _JSON, text))
+        if text is None:
+            return self._no_answer(502, "protocol", error("bad_gateway"), now)
         if not text.strip():
             return self._no_answer(502, "empty", error("bad_gateway"), now)
         status = embedded_error(text) if self._pool.fallback.on_embedded_error or self._is_strict() else None
         if status is not None:
             instead = self._treatment.error(status) or (response.status, text)
             return self._no_answer(status, f"embedded_{status}", self._own_body(*instead), now)
+        assert isinstance(self._treatment, Sanitized | Strict)  # or nobody would have collected it
         whole = self._treatment.whole(text)
         if whole is None or self._begun:
             return self._no_answer(502, "protocol", error("bad_gateway"), now)

@@ -1,6 +1,6 @@
 """What is done to a provider's answer: nothing, what `sanitize_response` says, or what strict mode wants."""
 
-from typing import ClassVar, Protocol
+from typing import ClassVar, TypeAlias
 
 import attrs
 
@@ -11,41 +11,21 @@ from onwards_core._sanitize import PassEvents, SanitizeEvents, sanitize_completi
 from onwards_core._strict import Endpoint, standard_error, standard_status
 
 
-class Treatment(Protocol):
-    """What is done to the answers of one provider."""
-
-    looks_inside: ClassVar[bool]
-    """Whether anything is done to a 2xx answer."""
-    keeps: ClassVar[frozenset[bytes] | None]
-    """The only headers of a provider that go with a body of ours. None: all."""
-
-    def error(self, status: int) -> tuple[int, bytes] | None:
-        """Which status and body stand in for an error with this status. None: it goes through as it is."""
-        ...
-
-    def whole(self, body: bytes) -> bytes | None:
-        """A plain answer's body, after decoding. None: there is no way to make one of it."""
-        ...
-
-    def events(self, decoder: Decoder | None) -> Transform | None:
-        """For an event stream. `decoder`: undoes its `content-encoding`."""
-        ...
-
-
 @attrs.frozen
 class Untouched:
     """Whatever it is, it goes through."""
 
     looks_inside: ClassVar[bool] = False
+    """Whether anything is done to a 2xx answer."""
     keeps: ClassVar[frozenset[bytes] | None] = None
+    """The only headers of a provider that go with a body of ours. None: all."""
 
     def error(self, status: int) -> tuple[int, bytes] | None:
+        """Which status and body stand in for an error with this status. None: it goes through as it is."""
         return None
 
-    def whole(self, body: bytes) -> bytes:
-        return body
-
     def events(self, decoder: Decoder | None) -> Transform | None:
+        """For an event stream. `decoder`: undoes its `content-encoding`."""
         # What is compressed can't be ended with an event of ours.
         return None if decoder else PassEvents()
 
@@ -76,6 +56,7 @@ class Sanitized:
         return status, upstream_error(status)
 
     def whole(self, body: bytes) -> bytes | None:
+        """A plain answer's body, after decoding. None: there is no way to make one of it."""
         return sanitize_completion(body, self._model, self._default_id, self._created)
 
     def events(self, decoder: Decoder | None) -> Transform:
@@ -105,3 +86,7 @@ class Strict:
 
     def events(self, decoder: Decoder | None) -> Transform:
         return self._endpoint.events(self._model, self._default_id, self._created, decoder, trusted=self._trusted)
+
+
+Treatment: TypeAlias = Untouched | GenericErrors | Sanitized | Strict
+"""What is done to the answers of one provider."""

@@ -49,22 +49,81 @@ PROVIDER_NULL = {
     "upstream_auth_header_prefix": st.sampled_from(["", "Bearer ", "Token "]),
     "response_headers": HEADERS,
     "proxy": st.sampled_from(["http://proxy:3128", "socks5://user:pass@proxy/"]),
+    "trusted": st.booleans(),
+    "propagate_trace_context": st.booleans(),
+    "timeouts": optional({}, {}, dict.fromkeys(("connect", "first_content", "idle"), st.integers(1, 99))),
 }
 PROVIDER = optional({"url": URL}, PROVIDER_FIELDS, PROVIDER_NULL)
 TARGET = optional({"url": URL}, PROVIDER_FIELDS, {**PROVIDER_NULL, "keys": KEYS})
-FALLBACK = optional(
-    {}, {"enabled": st.booleans(), "on_status": st.lists(STATUS, max_size=3), "on_rate_limit": st.booleans()}, {}
+BACKOFF = optional(
+    {"initial_ms": st.integers(0, 99)},
+    {"max_ms": st.integers(0, 99), "factor": st.floats(1, 9), "jitter": st.sampled_from(["full", "none"])},
+    {},
 )
+FALLBACK = optional(
+    {},
+    {
+        "enabled": st.booleans(),
+        "on_status": st.lists(STATUS, max_size=3),
+        "on_rate_limit": st.booleans(),
+        "with_replacement": st.booleans(),
+        "honor_retry_after": st.booleans(),
+    },
+    {
+        "on_embedded_error": st.booleans(),
+        "max_attempts": st.integers(1, 9),
+        "backoff": BACKOFF,
+        "max_total_backoff_ms": st.integers(0, 99),
+        "retry_non_idempotent_on_timeout": st.booleans(),
+    },
+)
+HEALTH = optional(
+    {},
+    {
+        "window_secs": st.integers(1, 99),
+        "min_requests": st.integers(1, 99),
+        "cooldown_secs": st.floats(0.5, 9),
+        "max_cooldown_secs": st.integers(1, 99),
+    },
+    {
+        "consecutive_failures": st.integers(1, 9),
+        "failure_rate": st.floats(0.01, 1),
+        "probe": optional({"path": st.just("/v1/models")}, {"interval_secs": st.integers(1, 9)}, {}),
+    },
+)
+AFFINITY = st.one_of(
+    st.fixed_dictionaries({"header": HEADER_NAME}),
+    st.fixed_dictionaries({"body": st.just("user")}),
+    st.fixed_dictionaries({"prompt_bytes": st.integers(1, 99)}),
+)
+LABELS = st.dictionaries(TEXT, TEXT, max_size=2)
+STRATEGIES = ["weighted_random", "priority", "round_robin", "least_connections", "lowest_latency"]
 POOL = optional(
     {"providers": st.lists(PROVIDER, max_size=2)},
-    {"strategy": st.sampled_from(["weighted_random", "priority"]), "sanitize_response": st.booleans()},
-    {"keys": KEYS, **LIMITS, "response_headers": HEADERS, "fallback": FALLBACK},
+    {
+        "strategy": st.sampled_from(STRATEGIES),
+        "sanitize_response": st.booleans(),
+        "trusted": st.booleans(),
+        "routing_rules": st.lists(
+            st.fixed_dictionaries({"match_labels": LABELS, "action": st.fixed_dictionaries({"type": st.just("deny")})}),
+            max_size=2,
+        ),
+    },
+    {
+        "keys": KEYS,
+        **LIMITS,
+        "response_headers": HEADERS,
+        "fallback": FALLBACK,
+        "health": HEALTH,
+        "affinity": AFFINITY,
+        "stream_keepalive_secs": st.integers(1, 99),
+    },
 )
-KEY_DEFINITION = optional({"key": SECRET}, {}, LIMITS)
+KEY_DEFINITION = optional({"key": SECRET}, {"labels": LABELS}, LIMITS)
 AUTH = optional({}, {"global_keys": KEYS}, {"key_definitions": st.dictionaries(TEXT, KEY_DEFINITION, max_size=2)})
 CONFIGS = optional(
     {"targets": st.dictionaries(TEXT, POOL | st.lists(TARGET, max_size=2) | TARGET, min_size=1, max_size=3)},
-    {"$schema": TEXT},
+    {"$schema": TEXT, "strict_mode": st.booleans()},
     {"auth": AUTH},
 )
 """Configs without anything to complain of."""

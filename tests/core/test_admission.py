@@ -277,3 +277,117 @@ def test_nesting_is_limited() -> None:
     assert answer(rb'["\"[[[[[[[[\\", [[]]]') == "sent"
     assert answer(b"[[[[]]]]") == "bad_request"
     assert answer(b'[[{"a":[]}]]') == "bad_request"
+
+
+# Routing rules
+
+LABELLED = {
+    "batch": {"key": "sk-batch", "labels": {"purpose": "batch", "tier": "low"}},
+    "intern": {"key": "sk-intern", "labels": {"team": "interns"}},
+    "plain": {"key": "sk-plain"},
+}
+DENY = {"type": "deny"}
+
+
+def ruled(*rules: tuple[dict[str, str], dict[str, str]], **others: Any) -> Gateway:
+    """A gateway whose alias `m` has these rules, beside other aliases."""
+    target = {
+        "providers": [{"url": URL}],
+        "keys": ["batch", "intern", "plain"],
+        "routing_rules": [{"match_labels": labels, "action": action} for labels, action in rules],
+    }
+    return gateway({"m": target, **others}, key_definitions=LABELLED)
+
+
+def test_deny() -> None:
+    """A key with all labels of a rule is denied the alias; others are not."""
+    at = ruled(({"purpose": "batch", "tier": "low"}, DENY), ({"team": "interns", "tier": "low"}, DENY))
+    assert outcome(at, chat(key="sk-batch")) == "forbidden"
+    assert outcome(at, chat(key="sk-intern")) == "sent"
+    assert outcome(at, chat(key="sk-plain")) == "sent"
+    with at.admit(chat(key="sk-batch"), 0.0) as exchange:
+        assert (exchange.record.alias, exchange.record.key) == ("m", "batch")
+
+
+def test_the_first_rule_that_matches() -> None:
+    """Decides; one without labels matches everybody, and one that matches nobody is passed over."""
+    to = {"type": "redirect", "target": "other"}
+    at = ruled(({"purpose": "batch"}, to), ({}, DENY), other={"url": "http://other/"})
+    with at.admit(chat(key="sk-batch"), 0.0) as exchange:
+        action = exchange.begin(0.0)
+        assert isinstance(action, SendUpstream)
+        assert action.provider.label == "other"
+        assert exchange.record.alias == "other"
+    assert outcome(at, chat(key="sk-plain")) == "forbidden"
+
+
+def test_rules_come_after_the_key_and_before_the_limits() -> None:
+    """A wrong key is told so, and a denied request costs nothing."""
+    at = ruled(({"purpose": "batch"}, DENY))
+    assert outcome(at, chat(key="sk-wrong")) == "forbidden"
+    assert "may not use" not in answered(at.admit(chat(key="sk-wrong"), 0.0)).body.decode()
+    assert "may not use" in answered(at.admit(chat(key="sk-batch"), 0.0)).body.decode()
+    assert at.ledger.permits_out() == 0
+
+
+@pytest.mark.parametrize(("model", "sent"), [(None, "other"), ("inner", "inner")])
+def test_what_a_redirect_sends(model: str | None, sent: str) -> None:
+    """The other alias, or that provider's own model; with a header the body is left alone."""
+    to = {"type": "redirect", "target": "other"}
+    at = ruled(({}, to), other={"url": URL, "onwards_model": model})
+    with at.admit(chat(key="sk-plain"), 0.0) as exchange:
+        action = exchange.begin(0.0)
+        assert isinstance(action, SendUpstream)
+        assert json.loads(action.body)["model"] == sent
+    named = chat("theirs", key="sk-plain", headers=[(b"model-override", b"m")])
+    with at.admit(named, 0.0) as exchange:
+        action = exchange.begin(0.0)
+        assert isinstance(action, SendUpstream)
+        assert json.loads(action.body)["model"] == (model or "theirs")
+
+
+def test_a_redirect_is_followed_once() -> None:
+    """The other pool's rules may deny, but not redirect again; its keys guard it as ever."""
+    to = {"type": "redirect", "target": "other"}
+    back = {
+        "providers": [{"url": "http://other/"}],
+        "routing_rules": [{"match_labels": {}, "action": {**to, "target": "m"}}],
+    }
+    assert outcome(ruled(({}, to), other=back), chat(key="sk-plain")) == "sent"
+    denying = {"providers": [{"url": URL}], "routing_rules": [{"match_labels": {}, "action": DENY}]}
+    assert outcome(ruled(({}, to), other=denying), chat(key="sk-plain")) == "forbidden"
+    closed = {"url": URL, "keys": ["batch"]}
+    assert outcome(ruled(({}, to), other=closed), chat(key="sk-plain")) == "forbidden"
+    assert outcome(ruled(({}, to), other=closed), chat(key="sk-batch")) == "sent"
+    assert outcome(ruled(({}, to), other={"providers": []}), chat(key="sk-batch")) == "service_unavailable"
+
+
+def test_a_head_is_refused_by_rules() -> None:
+    """Where a header names the alias, its rules count before the body is read; so do the other pool's limits."""
+    to = {"type": "redirect", "target": "other"}
+    at = ruled(({"purpose": "batch"}, DENY), ({"team": "interns"}, to), other={"providers": [{"url": URL}], **TIGHT})
+    head = [(b"model-override", b"m")]
+    refusal = at.screen(chat(key="sk-batch", headers=head), 0.0)
+    assert refusal is not None
+    assert refusal.status == 403
+    assert at.screen(chat(key="sk-intern", headers=head), 0.0) is None
+    assert outcome(at, chat(key="sk-intern")) == "sent"
+    refusal = at.screen(chat(key="sk-intern", headers=head), 0.0)
+    assert refusal is not None
+    assert refusal.status == 429
+
+
+# Strict mode
+
+
+def test_strict_mode_routes() -> None:
+    """Nothing but POST to its endpoints, and the models list."""
+    raw = json.dumps({"strict_mode": True, "targets": {"m": {"url": URL}}}).encode()
+    at = Gateway(Snapshot.compile(load_config(raw), hash_key=b"k" * 32), random=Random(1))
+    body = b'{"model": "m", "messages": [{"role": "user", "content": "x"}]}'
+    asked = attrs.evolve(chat(), body=body)
+    assert outcome(at, asked) == "sent"
+    assert outcome(at, attrs.evolve(asked, method="GET")) == "not_found"
+    assert outcome(at, attrs.evolve(asked, target=b"/v1/files")) == "not_found"
+    assert outcome(at, Request("GET", b"/v1/models", [])) == 200
+    assert outcome(at, chat()) == "bad_request"

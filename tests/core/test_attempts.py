@@ -216,6 +216,18 @@ def test_retry_after_of_the_one_who_asked_for_least() -> None:
         assert name(exchange.feed(WaitOver(), 6.0)) == "b"
 
 
+def test_retry_after_without_another_pass() -> None:
+    """Whoever asked for rest is waited for, and then everybody has been tried."""
+    target = falling_back("a", "b", backoff=FIXED, max_total_backoff_ms=60_000)
+    at = gateway({"m": target})
+    at.health.pause(at.snapshot.pools["m"].providers[1].identity, 5.0)
+    with exchange_of(at) as exchange:
+        assert name(exchange.begin(0.0)) == "a"
+        assert exchange.feed(BUSY, 1.0) == Wait(5.0)
+        assert name(exchange.feed(WaitOver(), 5.0)) == "b"
+        assert isinstance(exchange.feed(BUSY, 6.0), StreamThrough)
+
+
 def test_retry_after_is_not_honoured_if_told_so() -> None:
     """Then only the backoff counts."""
     with exchange_of(gateway({"m": falling_back("a", max_attempts=2, honor_retry_after=False)})) as exchange:

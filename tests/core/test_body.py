@@ -463,3 +463,12 @@ def test_depth_is_that_of_the_value(value: object, limit: int) -> None:
     """A body is refused if, and only if, it is nested deeper than the limit."""
     request = Request("POST", b"/", [], json.dumps(value).encode())
     assert (parse_body(request, limit) == "The request body is nested too deeply.") == (depth_of(value) > limit)
+
+
+def test_members() -> None:
+    """Of a JSON object the members can be had as they stand; nothing else has any."""
+    body = parse_body(Request("POST", b"/", [], b'{"model": "m", "stream": true, "user": {"a": 1.0}}'), 9)
+    assert not isinstance(body, str)
+    assert (body.member("stream"), body.member("user"), body.member("none")) == (b"true", b'{"a": 1.0}', None)
+    assert OpaqueBody(b'{"a": 1}').member("a") is None
+    assert MultipartBody(b"a", 0, 1).member("a") is None

@@ -73,7 +73,7 @@ def test_what_began_before_the_circuit_opened_says_nothing_new() -> None:
 
 
 def test_failure_rate() -> None:
-    """A share of failures within a window opens it, too, if there were enough attempts; what is older does not count."""
+    """A share of failures within a window opens it, too, if there were enough attempts; older ones do not count."""
     health = Health()
     by = policy(consecutive_failures=None, failure_rate=0.5, window_secs=10, min_requests=4)
     for now in (0.0, 1.0, 2.0):

@@ -346,3 +346,48 @@ class TestWarnings:
         assert config.targets == {"a": TargetConfig(url=Url("http", "y", 80, b""), weight=4)}
         twice = "stands there more than once, and the last one counts"
         assert config.warnings == (f"targets: {twice}", f"targets.a: {twice}", f"targets.a.weight: {twice}")
+
+
+class TestContradictions:
+    def pool(self, **fields):
+        return {"targets": {"a": {"providers": [], **fields}, "b": {"url": URL}}}
+
+    def rule(self, **action):
+        return self.pool(routing_rules=[{"match_labels": {}, "action": action}])
+
+    def test_redirects(self):
+        """A redirect needs an alias of the file, and a denial has none."""
+        place = "targets.a.routing_rules[0].action"
+        assert problems(self.rule(type="redirect")) == [f"{place}: expected a target to redirect to, got none"]
+        assert problems(self.rule(type="redirect", target="c")) == [
+            f'{place}.target: expected an alias of this file, got "c"'
+        ]
+        assert problems(self.rule(type="deny", target="b")) == [f"{place}.target: expected none, since the rule denies"]
+        assert load_config(encoded(self.rule(type="redirect", target="b"))).warnings == ()
+        assert load_config(encoded(self.rule(type="deny"))).warnings == ()
+
+    def test_affinity(self):
+        """It goes by one thing; and the strategy needs it."""
+        place = "targets.a.affinity: expected"
+        assert problems(self.pool(affinity={})) == [f"{place} one of header, body and prompt_bytes, got 0"]
+        both = {"header": "x-a", "prompt_bytes": 9}
+        assert problems(self.pool(affinity=both)) == [f"{place} one of header, body and prompt_bytes, got 2"]
+        assert problems(self.pool(strategy="affinity")) == [
+            f"{place} an object, since the strategy is affinity, got nothing"
+        ]
+        assert load_config(encoded(self.pool(strategy="affinity", affinity={"body": "user"}))).warnings == ()
+
+    def test_all_at_once(self):
+        """Each of them is told."""
+        both = self.pool(affinity={}, routing_rules=[{"match_labels": {}, "action": {"type": "redirect"}}])
+        assert len(problems(both)) == 2
+
+    def test_what_onwards_has_and_we_have_not(self):
+        """Is told, and ignored."""
+        config = {
+            "targets": {"a": {"url": URL, "reasoning_translation": {"x": 1}, "open_responses": {"adapter": True}}}
+        }
+        assert load_config(encoded(config)).warnings == (
+            "targets.a.reasoning_translation: not supported yet, and ignored",
+            "targets.a.open_responses: not supported yet, and ignored",
+        )

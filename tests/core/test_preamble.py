@@ -1,6 +1,7 @@
 """The beginning of an event stream: what is held back, and what ends that."""
 
 import gzip
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -78,7 +79,7 @@ def test_any_cut(before: list[bytes], last: bytes, cuts: list[int], compressed: 
     places = sorted({min(cut, len(sent)) for cut in cuts} | {0, len(sent)})
     preamble = Preamble(decoder(b"gzip") if compressed else None)
     found, fed = None, b""
-    for start, end in zip(places, places[1:], strict=False):
+    for start, end in pairwise(places):
         fed += sent[start:end]
         found = preamble.feed(sent[start:end], ended=False)
         if found is not None:

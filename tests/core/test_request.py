@@ -289,3 +289,20 @@ def test_content_type_of_another_body() -> None:
         (b"x", b"1"),
         (b"content-type", b"application/problem+json"),
     ]
+
+
+def test_trace_context() -> None:
+    """A client's trace headers go to whom they may: to trusted providers, unless the config says otherwise."""
+    fields = [(b"traceparent", b"00-1-2-01"), (b"tracestate", b"a=1")]
+    request = Request("POST", b"/", fields, b"")
+
+    def goes(**settings: object) -> bool:
+        sent = upstream_headers(request, provider(**settings), b"", identity_encoding=False)
+        found = [field for field in sent if field in fields]
+        assert found in ([], fields)
+        return bool(found)
+
+    assert not goes()
+    assert goes(trusted=True)
+    assert goes(propagate_trace_context=True)
+    assert not goes(trusted=True, propagate_trace_context=False)

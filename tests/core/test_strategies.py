@@ -193,7 +193,7 @@ def test_rotations_are_forgotten() -> None:
 
 
 def test_least_connections() -> None:
-    """The one with the fewest for its weight comes first; among equals chance by weight decides; full ones are last."""
+    """The one with the fewest for its weight comes first; among equals weighted chance decides; full ones are last."""
     pool = compiled("least_connections", 1, 4, 1, full="c")
     ledger, balancer, random = Ledger(), Balancer(), Random(3)
     firsts = Counter(next(balancer.order(pool, ledger, random, None, 0.0)) for _ in range(6000))

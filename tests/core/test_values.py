@@ -240,3 +240,17 @@ class TestSecrets:
     def test_no_credential(self):
         """An empty `onwards_key` is one that is left out."""
         assert loaded(onwards_key="").onwards_key is None
+
+
+class TestRanges:
+    @pytest.mark.parametrize("value", [0, 0.009, 1.1, "1", True, []])
+    def test_shares(self, value):
+        """A share is a number from 0.01 to 1."""
+        [problem] = problems({"targets": {"a": {"providers": [], "health": {"failure_rate": value}}}})
+        assert problem.startswith("targets.a.health.failure_rate: expected a number from 0.01 to 1, got ")
+
+    @pytest.mark.parametrize("value", ["", "v1", "/a b", "/\u00e9", 3, None])
+    def test_paths(self, value):
+        """A path is absolute, and plain ASCII."""
+        [problem] = problems({"targets": {"a": {"providers": [], "health": {"probe": {"path": value}}}}})
+        assert problem.startswith("targets.a.health.probe.path: expected an absolute path, got ")
