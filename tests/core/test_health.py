@@ -62,6 +62,8 @@ def test_one_trial_decides() -> None:
     assert health.state("a", now) is CLOSED
     fail(health, 2, now)
     assert (health.state("a", now + 9.9), health.state("a", now + 10)) == (OPEN, TRIAL)
+    fail(health, 1, now + 10, trial=trial(health, now + 10))
+    assert (health.state("a", now + 29.9), health.state("a", now + 30)) == (OPEN, TRIAL)
 
 
 def test_an_abandoned_trial_is_followed_by_another() -> None:
@@ -139,6 +141,19 @@ def test_failures_among_answers_that_last_are_not_in_a_row() -> None:
         fail(health, 1)
         health.succeeded("a", 0.0)
     assert health.state("a", 0.0) is CLOSED
+
+
+def test_a_closed_circuit_looks_back_on_nothing() -> None:
+    """What opened it does not open it again."""
+    by = policy(consecutive_failures=None, failure_rate=0.5, window_secs=100, min_requests=4)
+    health = Health()
+    fail(health, 4, by=by)
+    trial(health, 10.0)
+    health.succeeded("a", 10.0)
+    fail(health, 2, 10.0, by=by)
+    assert health.state("a", 10.0) is CLOSED
+    fail(health, 1, 10.0, by=by)
+    assert health.state("a", 10.0) is OPEN
 
 
 def counted(outcomes: list[tuple[float, str]], since: float) -> tuple[int, int]:
