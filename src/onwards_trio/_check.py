@@ -20,11 +20,11 @@ def table(config: Config) -> str:
 
 
 def _rows(pool: Pool) -> Iterator[tuple[str, ...]]:
-    of_alias = (pool.alias, "open" if pool.keys is None else "keys", pool.strategy.value, _limits(pool.limit))
+    of_alias = (pool.alias, "open" if pool.keys is None else "keys", pool.strategy.value, limits_text(pool.limit))
     if not pool.providers:
         yield (*of_alias, "(none)", "", "", "")
     for provider, weight in zip(pool.providers, pool.weights, strict=True):
-        yield (*of_alias, _url(provider), provider.model or "-", str(weight), _limits(provider.limit))
+        yield (*of_alias, _url(provider), provider.model or "-", str(weight), limits_text(provider.limit))
         of_alias = ("", "", "", "")
 
 
@@ -32,7 +32,8 @@ def _url(provider: Provider) -> str:
     return f"{provider.url.scheme}://{provider.authority.decode()}{provider.url.path.decode()}/"
 
 
-def _limits(limit: Limit) -> str:
+def limits_text(limit: Limit) -> str:
+    """A limit's numbers."""
     parts = []
     if limit.rate:
         parts.append(f"{1e9 / limit.rate.interval:.6g}/s, burst {limit.rate.burst}")

@@ -100,6 +100,31 @@ def _check(args: argparse.Namespace) -> int:
     return 0
 
 
+def _explain(args: argparse.Namespace) -> int:
+    import json
+
+    from onwards_core import Snapshot
+    from onwards_trio._explain import Question, asking, explain, simulated_table
+    from onwards_trio._load import load_file
+    from onwards_trio._simulate import Plan, simulate
+
+    snapshot = Snapshot.compile(load_file(args.targets), hash_key=bytes(16))
+    question = Question(args.model, args.path, args.key, dict(args.label), dict(args.fail))
+    explanation = explain(snapshot, question)
+    pool = explanation.pool
+    known = {provider.label for provider in pool.providers} if pool else set()
+    if pool and (unknown := sorted({*question.fails, *dict(args.provider)} - known)):
+        return _fail(f"{pool.alias} has no provider {name}; it has {', '.join(sorted(known))}" for name in unknown)
+    if not args.simulate or pool is None:
+        print(json.dumps(explanation.as_json(), indent=2) if args.json else explanation.as_text())
+        return 0
+    snapshot, make_request = asking(snapshot, question)
+    plan = Plan(args.simulate, args.rate, args.seed, dict(args.provider))
+    outcome = simulate(snapshot, pool.alias, plan, make_request)
+    print(json.dumps(outcome.as_json(), indent=2) if args.json else simulated_table(outcome))
+    return 0
+
+
 def _schema(_: argparse.Namespace) -> int:
     import json
 
@@ -238,6 +263,35 @@ def _parser() -> argparse.ArgumentParser:
     check = _command(commands, "check", _check, "validate a config file and show what it means")
     _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
 
+    told = _command(commands, "explain", _explain, "tell what a request would meet, without sending anything")
+    _setting(told, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
+    told.add_argument("--model", required=True, help="what the client asks for")
+    told.add_argument("--path", default="/v1/chat/completions", help="where to (%(default)s)")
+    told.add_argument("--key", help="the client's key (none)")
+    told.add_argument(
+        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a label of the client's key"
+    )
+    told.add_argument(
+        "--fail",
+        type=_failure,
+        action="append",
+        default=[],
+        metavar="PROVIDER=OUTCOME",
+        help="what comes of an attempt: a status, connect, timeout, reset, empty, embedded_429, ...",
+    )
+    told.add_argument("--simulate", type=_count, metavar="N", help="run so many requests on a virtual clock")
+    told.add_argument(
+        "--provider",
+        type=_behaviour,
+        action="append",
+        default=[],
+        metavar="PROVIDER=...",
+        help="how it behaves then: latency:0.2,duration:1,fail:0.05,status:503,concurrency:10",
+    )
+    told.add_argument("--rate", type=_number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
+    told.add_argument("--seed", type=int, default=0, help="determines all chance (%(default)s)")
+    told.add_argument("--json", action="store_true", help="for programs")
+
     _command(commands, "schema", _schema, "print the JSON Schema of config files")
 
     _command(commands, "hash-key", _hash_key, "turn a client's key, read from standard input, into its hash")
@@ -339,6 +393,49 @@ def _codec(text: str) -> str:
     if find_spec(text) is None:
         raise argparse.ArgumentTypeError(f"{text} is not installed")
     return text
+
+
+def _pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
+    return name, value
+
+
+def _failure(text: str) -> tuple[str, str]:
+    from onwards_trio._stand_in import understood_outcome
+
+    provider, outcome = _pair(text)
+    try:
+        return provider, understood_outcome(outcome)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{error}, got {outcome!r}") from None
+
+
+def _behaviour(text: str) -> tuple[str, object]:
+    from onwards_trio._simulate import Behaviour
+    from onwards_trio._stand_in import understood_outcome
+
+    kinds = {
+        "latency": _number(0.0, 3600.0),
+        "duration": _number(0.0, 3600.0),
+        "fail": _number(0.0, 1.0),
+        "status": understood_outcome,
+        "concurrency": _count,
+    }
+    provider, values = _pair(text)
+    try:
+        found = dict(part.split(":", 1) for part in values.split(","))
+        return provider, Behaviour(**{name: kinds[name](value) for name, value in found.items()})  # type: ignore[arg-type]
+    except (KeyError, ValueError) as error:
+        expected = "latency, duration, fail, status or concurrency, each with a colon and a value"
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {values!r}") from error
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10_000_000:
+        raise argparse.ArgumentTypeError(f"expected a number from 1 to 10000000, got {text!r}")
+    return int(text)
 
 
 def _prefix(text: str) -> str:
