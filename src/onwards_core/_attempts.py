@@ -9,7 +9,7 @@ from onwards_core._actions import Wait
 from onwards_core._config import Strategy
 from onwards_core._events import Headers
 from onwards_core._fallback import retry_after
-from onwards_core._health import CircuitState, Health
+from onwards_core._health import Health, Trial
 from onwards_core._ledger import Ledger, Permit, Refusal
 from onwards_core._record import Attempt, Record
 from onwards_core._snapshot import Pool, Provider
@@ -55,8 +55,9 @@ class Attempts:
         self._started = 0.0
         self._undecided = False
         """Whether it is not known yet how the attempt went."""
-        self._accepted: float | None = None
-        """When it went well, so far."""
+        self._accepted = False
+        """Whether it went well, so far."""
+        self._trial: Trial | None = None
 
     # Whom
 
@@ -125,12 +126,17 @@ class Attempts:
     def _take(self, index: int, now: float, *, anyway: bool = False) -> Provider | Refusal | None:
         """Begin an attempt, if the provider can be tried."""
         provider = self._pool.providers[index]
-        if not anyway and not self._upkeep.health.admits(provider.identity, now):
+        # Without a policy nobody would close a circuit that was opened under an earlier one.
+        asked = self._pool.health is not None and not anyway
+        admitted = self._upkeep.health.admits(provider.identity, now) if asked else True
+        if not admitted:
             self._leave_out(index, "circuit_open", now)
             return None
+        trial = admitted if isinstance(admitted, Trial) else None
         permit = self._upkeep.ledger.acquire((provider.limit,), now)
         if isinstance(permit, Refusal):
-            self._upkeep.health.abandoned(provider.identity)
+            if trial is not None:
+                self._upkeep.health.abandoned(provider.identity, trial)
             self._record.attempts.append(Attempt(provider.label, now, now, "refused_locally"))
             self.refusals.append(permit)
             return None if self._policy.on_rate_limit else permit
@@ -139,6 +145,7 @@ class Attempts:
         self._provider = provider
         self._started = now
         self._undecided = True
+        self._trial = trial
         self._record.attempts.append(Attempt(provider.label, now))
         self.tried += 1
         self._left -= 1
@@ -155,11 +162,9 @@ class Attempts:
         """The attempt brought an answer; so far, as it may still break off."""
         assert self._provider is not None
         self._undecided = False
+        self._accepted = True
         if self._pool.health is not None:
-            if self._upkeep.health.state(self._provider.identity, now) is CircuitState.CLOSED:
-                self._accepted = now  # Told when it is over: otherwise nobody would ever break off twice in a row.
-            else:
-                self._upkeep.health.succeeded(self._provider.identity, now)
+            self._upkeep.health.succeeded(self._provider.identity, now)
         if self._pool.strategy is Strategy.LOWEST_LATENCY:
             self._upkeep.balancer.observe_latency(self._provider, now - self._started, now)
 
@@ -167,14 +172,16 @@ class Attempts:
         """The attempt, or the answer that it brought, failed. headers: those of its response."""
         assert self._provider is not None
         self._undecided = False
-        self._accepted = None
+        broke_off, self._accepted = self._accepted, False
         if self._pool.strategy is Strategy.LOWEST_LATENCY:
             self._upkeep.balancer.observe_latency(self._provider, FAILURE_LATENCY, now)
         if headers and self._policy.honor_retry_after and (seconds := retry_after(headers)):
             self._upkeep.health.pause(self._provider.identity, now + seconds)
         if self._pool.health is not None:
             others = [each.identity for each in self._pool.providers if each is not self._provider]
-            self._upkeep.health.failed(self._provider.identity, others, self._pool.health, now)
+            self._upkeep.health.failed(
+                self._provider.identity, others, self._pool.health, now, trial=self._trial, broke_off=broke_off
+            )
 
     # The end
 
@@ -185,9 +192,8 @@ class Attempts:
             self._permit = None
         if self._provider is None:
             return
-        if self._undecided:
-            self._undecided = False
-            self._upkeep.health.abandoned(self._provider.identity)
-        if self._accepted is not None:
-            self._upkeep.health.succeeded(self._provider.identity, self._accepted)
-            self._accepted = None
+        if self._undecided and self._trial is not None:
+            self._upkeep.health.abandoned(self._provider.identity, self._trial)
+        if self._accepted and self._pool.health is not None:
+            self._upkeep.health.completed(self._provider.identity)
+        self._undecided = self._accepted = False

@@ -56,6 +56,10 @@ class CircuitState(enum.Enum):
     """Its cool-down is over, and the next attempt decides."""
 
 
+class Trial:
+    """The attempt by which it is found out whether a provider is well again. Each is one of its own."""
+
+
 @attrs.define
 class _Bucket:
     start: float
@@ -70,28 +74,30 @@ class _Provider:
     window: float = 1.0
     """Seconds: a policy's, from the first failure on."""
     streak: int = 0
+    """Attempts in a row without an answer."""
+    breaks: int = 0
+    """Answers in a row that broke off. An answer that begins says nothing against them, one that ends does."""
     buckets: deque[_Bucket] = attrs.field(factory=deque)
     cooldown: float = 0.0
     open_until: float | None = None
     """None: closed."""
-    on_trial: bool = False
+    trial: Trial | None = None
     paused_until: float = 0.0
 
     @property
     def last_heard(self) -> float:
         return max(self.buckets[-1].start if self.buckets else -math.inf, self.open_until or -math.inf)
 
-    def count(self, *, failed: bool, now: float) -> None:
+    def count(self, now: float, *, attempts: int = 0, failures: int = 0) -> None:
         if not self.buckets or now - self.buckets[-1].start >= self.window / _BUCKETS:
             self.buckets.append(_Bucket(now))
-        self.buckets[-1].attempts += 1
-        self.buckets[-1].failures += failed
-        self.streak = self.streak + 1 if failed else 0
+        self.buckets[-1].attempts += attempts
+        self.buckets[-1].failures += failures
         while now - self.buckets[0].start >= self.window:
             self.buckets.popleft()
 
     def has_failed_enough(self, policy: HealthPolicy) -> bool:
-        if policy.consecutive_failures is not None and self.streak >= policy.consecutive_failures:
+        if policy.consecutive_failures is not None and max(self.streak, self.breaks) >= policy.consecutive_failures:
             return True
         attempts = sum(bucket.attempts for bucket in self.buckets)
         failures = sum(bucket.failures for bucket in self.buckets)
@@ -105,7 +111,9 @@ class _Provider:
 class Health:
     """Of all providers, by identity. It outlives reloads.
 
-    Before an attempt call `admits`; after it `succeeded`, `failed`, or, where it did not show anything, `abandoned`.
+    Before an attempt call `admits`; then `succeeded` when its answer begins, and `completed` when that has ended; or
+    `failed` instead of either; or, where it did not show anything, `abandoned`. What began before a circuit opened may
+    end whenever it likes: only the trial, or an answer that begins, decides about an open circuit.
     Nothing is kept of a provider that never failed.
     """
 
@@ -114,15 +122,16 @@ class Health:
 
     # Before an attempt
 
-    def admits(self, identity: str, now: float) -> bool:
-        """Whether the provider's circuit lets an attempt through. After a cool-down, only one: the trial."""
+    def admits(self, identity: str, now: float) -> Trial | bool:
+        """Whether the provider's circuit lets an attempt through. After a cool-down, only one: the trial, which has to
+        be told with what became of the attempt."""
         provider = self._providers.get(identity)
         if provider is None or provider.open_until is None:
             return True
-        if provider.on_trial or now < provider.open_until:
+        if provider.trial is not None or now < provider.open_until:
             return False
-        provider.on_trial = True
-        return True
+        provider.trial = Trial()
+        return provider.trial
 
     def paused_until(self, identity: str, now: float) -> float | None:
         """Until when the provider asked to be left alone."""
@@ -139,37 +148,58 @@ class Health:
     # After it
 
     def succeeded(self, identity: str, now: float) -> None:
+        """An answer began."""
         provider = self._providers.get(identity)
         if provider is None:
             return
         if provider.open_until is not None:
-            provider.open_until = None
-            provider.on_trial = False
+            provider.open_until = provider.trial = None
             provider.buckets.clear()
-        provider.count(failed=False, now=now)
+        provider.streak = 0
+        provider.count(now, attempts=1)
 
-    def failed(self, identity: str, others: Iterable[str], policy: HealthPolicy, now: float) -> None:
-        """others: the rest of the pool's providers."""
+    def completed(self, identity: str) -> None:
+        """An answer that began has ended as it should."""
+        provider = self._providers.get(identity)
+        if provider is not None:
+            provider.breaks = 0
+
+    def failed(
+        self,
+        identity: str,
+        others: Iterable[str],
+        policy: HealthPolicy,
+        now: float,
+        *,
+        trial: Trial | None = None,
+        broke_off: bool = False,
+    ) -> None:
+        """others: the rest of the pool's providers. broke_off: after its answer began."""
         provider = self._providers.get(identity)
         if provider is None:
             provider = self._providers[identity] = _Provider()
         if provider.open_until is not None:
-            if provider.on_trial:
-                provider.on_trial = False
+            if trial is not None and provider.trial is trial:
+                provider.trial = None
                 provider.cooldown = min(2 * provider.cooldown, policy.max_cooldown)
                 provider.open_until = now + provider.cooldown
             return  # Else it began before the circuit opened, and says nothing new.
         provider.window = policy.window
-        provider.count(failed=True, now=now)
+        if broke_off:
+            provider.breaks += 1
+            provider.count(now, failures=1)
+        else:
+            provider.streak += 1
+            provider.count(now, attempts=1, failures=1)
         if provider.has_failed_enough(policy) and any(self._is_well(other, now) for other in others):
             provider.cooldown = policy.cooldown
             provider.open_until = now + policy.cooldown
 
-    def abandoned(self, identity: str) -> None:
-        """The attempt ended before it showed anything: if it was the trial, the next one is."""
+    def abandoned(self, identity: str, trial: Trial) -> None:
+        """A trial ended before it showed anything: the next attempt is another one."""
         provider = self._providers.get(identity)
-        if provider is not None:
-            provider.on_trial = False
+        if provider is not None and provider.trial is trial:
+            provider.trial = None
 
     def pause(self, identity: str, until: float) -> None:
         """The provider wants to be left alone until then."""

@@ -7,8 +7,8 @@ not count.
 import hashlib
 import math
 from bisect import bisect
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Iterator, Sequence
+from itertools import accumulate, islice
 from random import Random
 from typing import Final
 
@@ -30,10 +30,27 @@ FAILURE_LATENCY: Final = 30.0
 """Seconds that a failed attempt counts as, so that a provider that only ever fails is not taken for unknown."""
 
 
+LATENCY_TRIAL: Final = 30.0
+"""Seconds for which a provider of unknown latency that was just tried is not tried first again, so that not everybody
+waits for whoever may be slow."""
+ROTATION_FORGOTTEN: Final = 86_400.0
+"""Seconds after which a round that nobody goes on with starts anew."""
+
+
 @attrs.define
 class _Latency:
     seconds: float
     at: float
+
+
+@attrs.define
+class _Rotation:
+    """How far the turns of a pool's providers have come. Other providers or weights start a new one."""
+
+    shares: Sequence[tuple[str, int]]
+    """Identities and weights."""
+    turns: list[int]
+    at: float = 0.0
 
 
 class Balancer:
@@ -41,8 +58,10 @@ class Balancer:
 
     def __init__(self) -> None:
         self._latencies: dict[str, _Latency] = {}
-        self._turns: dict[str, Mapping[str, float]] = {}
-        """By alias: how far each provider's turn has come."""
+        self._tried: dict[str, float] = {}
+        """When providers of unknown latency were tried first."""
+        self._rotations: dict[str, _Rotation] = {}
+        """By alias."""
 
     def order(
         self, pool: Pool, ledger: Ledger, random: Random, affinity_key: bytes | None, now: float
@@ -52,20 +71,21 @@ class Balancer:
             case Strategy.PRIORITY:
                 return iter(range(len(pool.providers)))
             case Strategy.ROUND_ROBIN:
-                return self._round_robin(pool)
+                return self._round_robin(pool, random, now)
             case Strategy.LEAST_CONNECTIONS:
                 return _sorted(pool, random, lambda index: _load(pool, index, ledger, now))
             case Strategy.LOWEST_LATENCY if random.random() >= EXPLORATION:
-                return _sorted(pool, random, lambda index: self._latency(pool.providers[index], now))
+                return self._lowest_latency(pool, random, now)
             case Strategy.AFFINITY if affinity_key is not None:
-                return _sorted(pool, random, lambda index: _distance(pool, index, affinity_key, ledger, now))
+                digest = hashlib.blake2b(affinity_key).digest()
+                return _sorted(pool, random, lambda index: _distance(pool, index, digest, ledger, now))
             case _:
                 return weighted_order(pool.weights, random)
 
     def observe_latency(self, provider: Provider, seconds: float, now: float) -> None:
         """An attempt took so long to its first byte."""
-        known = self._latencies.get(provider.identity)
-        if known is None or now - known.at > LATENCY_FORGOTTEN:
+        known = self._known(provider.identity, now)
+        if known is None:
             self._latencies[provider.identity] = _Latency(seconds, now)
             return
         share = max(0.1, 1 - 0.5 ** ((now - known.at) / LATENCY_HALF_LIFE))
@@ -77,24 +97,47 @@ class Balancer:
         self._latencies = {
             identity: latency for identity, latency in self._latencies.items() if now - latency.at <= LATENCY_FORGOTTEN
         }
+        self._tried = {identity: at for identity, at in self._tried.items() if now - at <= LATENCY_TRIAL}
+        self._rotations = {
+            alias: rotation for alias, rotation in self._rotations.items() if now - rotation.at <= ROTATION_FORGOTTEN
+        }
 
-    def _latency(self, provider: Provider, now: float) -> float:
-        known = self._latencies.get(provider.identity)
-        # Who is unknown comes first, to become known.
-        return 0.0 if known is None or now - known.at > LATENCY_FORGOTTEN else known.seconds
+    def _known(self, identity: str, now: float) -> _Latency | None:
+        known = self._latencies.get(identity)
+        return None if known is None or now - known.at > LATENCY_FORGOTTEN else known
 
-    def _round_robin(self, pool: Pool) -> Iterator[int]:
-        """Smooth weighted round robin, as nginx has it: of each round, everyone's turns are spread evenly."""
-        before = self._turns.get(pool.alias, {})
-        turns = [
-            before.get(provider.identity, 0) + weight
-            for provider, weight in zip(pool.providers, pool.weights, strict=True)
-        ]
-        order = sorted((i for i, weight in enumerate(pool.weights) if weight), key=lambda i: -turns[i])
-        if order:
-            turns[order[0]] -= sum(pool.weights)
-        self._turns[pool.alias] = {each.identity: turn for each, turn in zip(pool.providers, turns, strict=True)}
-        yield from order
+    def _lowest_latency(self, pool: Pool, random: Random, now: float) -> Iterator[int]:
+        """Who is unknown comes first, to become known: one exchange goes there and tells the others."""
+        for index in _sorted(pool, random, lambda index: self._expected(pool.providers[index].identity, now)):
+            identity = pool.providers[index].identity
+            if self._known(identity, now) is None:
+                self._tried[identity] = now
+            yield index
+
+    def _expected(self, identity: str, now: float) -> float:
+        if (known := self._known(identity, now)) is not None:
+            return known.seconds
+        return 0.0 if now - self._tried.get(identity, -math.inf) > LATENCY_TRIAL else math.inf
+
+    def _round_robin(self, pool: Pool, random: Random, now: float) -> Iterator[int]:
+        """Smooth weighted round robin, as nginx has it: of each round, everyone's turns are spread evenly.
+
+        Only the first of an order is a turn. If it can't be had, chance by weight decides among the others: by their
+        turns it would be the same one each time, which would have to bear all of an absent provider's load.
+        """
+        total = sum(pool.weights)
+        if total:
+            shares = [(each.identity, weight) for each, weight in zip(pool.providers, pool.weights, strict=True)]
+            rotation = self._rotations.get(pool.alias)
+            if rotation is None or rotation.shares != shares:
+                rotation = self._rotations[pool.alias] = _Rotation(shares, [0] * len(shares))
+            rotation.at = now
+            turns = rotation.turns = [turn + weight for turn, weight in zip(rotation.turns, pool.weights, strict=True)]
+            first = turns.index(max(turns))
+            turns[first] -= total
+            yield first
+            others = [0 if index == first else weight for index, weight in enumerate(pool.weights)]
+            yield from islice(weighted_order(others, random), len(others) - others.count(0))
         yield from _standbys(pool.weights)
 
 
@@ -115,12 +158,16 @@ def _standbys(weights: Sequence[int]) -> Iterator[int]:
     return (index for index, weight in enumerate(weights) if not weight)
 
 
-def _sorted(pool: Pool, random: Random, key: Callable[[int], object]) -> Iterator[int]:
+def _sorted(pool: Pool, random: Random, key: Callable[[int], tuple[bool, float] | float]) -> Iterator[int]:
     """By the key, and where that is equal, by weighted chance."""
-    regular = len(pool.weights) - pool.weights.count(0)
-    order = list(weighted_order(pool.weights, random))
-    yield from sorted(order[:regular], key=key)  # type: ignore[arg-type]  # keys of one call are of one kind
-    yield from order[regular:]
+    weights = pool.weights
+
+    def place(index: int) -> tuple[tuple[bool, float] | float, float]:
+        # Of waiting times with these rates each is the shortest with a probability in proportion to its rate.
+        return key(index), -math.log(1 - random.random()) / weights[index]
+
+    yield from sorted((index for index, weight in enumerate(weights) if weight), key=place)
+    yield from _standbys(weights)
 
 
 def _is_full(provider: Provider, ledger: Ledger, now: float) -> bool:
@@ -135,10 +182,11 @@ def _load(pool: Pool, index: int, ledger: Ledger, now: float) -> tuple[bool, flo
 def _distance(pool: Pool, index: int, key: bytes, ledger: Ledger, now: float) -> tuple[bool, float]:
     """Weighted rendezvous hashing: a provider that comes or goes moves only the keys that it gets or had.
 
+    `key` is a digest.
     https://www.snia.org/sites/default/files/SDC15_presentations/dist_sys/Jason_Resch_New_Consistent_Hashings_Rev.pdf
     """
     provider = pool.providers[index]
-    digest = hashlib.blake2b(key, key=hashlib.sha256(provider.identity.encode()).digest(), digest_size=8).digest()
+    digest = hashlib.blake2b(key + provider.identity.encode(), digest_size=8).digest()
     chance = (int.from_bytes(digest) + 0.5) / 2**64
     return _is_full(provider, ledger, now), -math.log(chance) / pool.weights[index]
 
@@ -146,10 +194,13 @@ def _distance(pool: Pool, index: int, key: bytes, ledger: Ledger, now: float) ->
 def affinity_key(config: AffinityConfig, request: Request, body: Body) -> bytes | None:
     """What a request has in common with those that it is to be kept together with; None if it has nothing of it."""
     if config.header is not None:
-        return dict(request.headers).get(config.header.lower().encode("ascii"))
-    if config.body is not None:
-        return body.member(config.body.value)
-    for name in ("messages", "prompt", "input"):
-        if (prompt := body.member(name)) is not None:
-            return prompt[: config.prompt_bytes]
+        return dict(request.headers).get(config.header.lower().encode("ascii")) or None
+    names = ("messages", "prompt", "input") if config.body is None else (config.body.value,)
+    for name in names:
+        # Whoever says nothing is not kept together with all others who do.
+        if (value := body.member(name)) not in _NOTHING:
+            return value if config.body is not None else value[: config.prompt_bytes]
     return None
+
+
+_NOTHING: Final = (None, b"null", b'""', b"[]")

@@ -354,6 +354,60 @@ def test_a_break_in_the_middle_counts() -> None:
         assert name(exchange.begin(2.0)) == "b"
 
 
+def test_an_older_exchange_decides_nothing_for_the_trial() -> None:
+    """It began before the circuit opened. Neither its client's leaving nor its answer's end lets others in."""
+    at = gateway({"m": {**falling_back("a", "b"), "health": HEALTH}})
+    waiting, streaming = exchange_of(at), exchange_of(at)
+    assert (name(waiting.begin(0.0)), name(streaming.begin(0.0))) == ("a", "a")
+    assert isinstance(streaming.feed(OK, 0.0), StreamThrough)
+    sick(at)
+    streaming.close()
+    with exchange_of(at, 5.0) as exchange:
+        assert name(exchange.begin(5.0)) == "b"
+    with exchange_of(at, 10.0) as trial, exchange_of(at, 10.0) as other:
+        assert name(trial.begin(10.0)) == "a"
+        waiting.close()
+        assert name(other.begin(10.0)) == "b"
+
+
+def test_a_dead_provider_is_noticed_while_its_answers_end() -> None:
+    """Streams that it began earlier may still come to their end: that does not interrupt its failures in a row."""
+    at = gateway({"m": {**falling_back("a", "b"), "health": HEALTH}})
+    streams = [exchange_of(at) for _ in range(2)]
+    for stream in streams:
+        stream.begin(0.0)
+        stream.feed(OK, 0.0)
+    for stream in streams:
+        sick(at, 1)
+        stream.close()
+    with exchange_of(at, 5.0) as exchange:
+        assert name(exchange.begin(5.0)) == "b"
+
+
+def test_failures_among_long_answers_are_not_in_a_row() -> None:
+    """An answer that begins shows that its provider works, however long it takes."""
+    at = gateway({"m": {**falling_back("a", "b"), "health": HEALTH}})
+    streams = []
+    for _ in range(4):
+        sick(at, 1)
+        streams.append(exchange_of(at))
+        assert name(streams[-1].begin(0.0)) == "a"
+        streams[-1].feed(OK, 0.0)
+    for stream in streams:
+        stream.close()
+
+
+def test_a_reload_without_health() -> None:
+    """Nobody is left out any more, as nobody would be let in again."""
+    at = gateway({"m": {**falling_back("a", "b"), "health": HEALTH}})
+    sick(at)
+    at.snapshot = gateway({"m": falling_back("a", "b")}).snapshot
+    for now in (5.0, 10.0, 10.0):
+        with exchange_of(at, now) as exchange:
+            assert name(exchange.begin(now)) == "a"
+            exchange.feed(OK, now)
+
+
 @pytest.mark.parametrize(("status", "counts"), [(500, True), (418, False), (429, True)])
 def test_which_statuses_count(status: int, counts: bool) -> None:
     """From 500 on, and those that are fallen back on; another refusal shows that the provider works."""

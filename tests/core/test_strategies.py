@@ -1,6 +1,7 @@
 """The order in which providers are tried."""
 
 from collections import Counter
+from copy import deepcopy
 from itertools import islice, pairwise, permutations
 from random import Random
 
@@ -12,7 +13,15 @@ from onwards_core import Pool, Request
 from onwards_core._body import JsonBody, OpaqueBody, parse_body
 from onwards_core._config import AffinityConfig, BodyField
 from onwards_core._ledger import Ledger, Permit
-from onwards_core._strategies import EXPLORATION, FAILURE_LATENCY, Balancer, affinity_key, weighted_order
+from onwards_core._strategies import (
+    EXPLORATION,
+    FAILURE_LATENCY,
+    LATENCY_TRIAL,
+    ROTATION_FORGOTTEN,
+    Balancer,
+    affinity_key,
+    weighted_order,
+)
 from tests.core.gateway_support import snapshot
 
 WEIGHTS = st.lists(st.integers(0, 5) | st.integers(0, 2**63), max_size=8)
@@ -134,6 +143,55 @@ def test_round_robin_remembers_across_reloads() -> None:
     assert firsts == [0, 1, 2, 0, 1, 2]
 
 
+def round_robin_firsts(balancer: Balancer, pool: Pool, times: int, *, out: int | None = None) -> list[int]:
+    """Who is tried first, or who is if one of them is left out."""
+    random = Random(7)
+    orders = (balancer.order(pool, Ledger(), random, None, 0.0) for _ in range(times))
+    return [next(index for index in order if index != out) for order in orders]
+
+
+def test_round_robin_shares_the_turns_of_who_is_out() -> None:
+    """They go to the others in proportion to weight, and not all to a neighbour; the shares of first turns stay."""
+    pool = compiled("round_robin", 2, 1, 2, 3)
+    counts = Counter(round_robin_firsts(Balancer(), pool, 8000, out=0))
+    own = {1: 1000, 2: 2000, 3: 3000}
+    extra = Counter({(index,): counts[index] - first for index, first in own.items()})
+    assert chi_square(extra, {(1,): 1 / 6, (2,): 2 / 6, (3,): 3 / 6}) < 13.82
+
+
+@given(st.lists(st.integers(0, 6), min_size=1, max_size=5).filter(any), st.integers(0, 20), st.data())
+def test_round_robin_turns_do_not_depend_on_fallbacks(weights: list[int], times: int, data: st.DataObject) -> None:
+    """However far an exchange goes on through the others, the first ones are those of a rotation without fallbacks."""
+    pool = compiled("round_robin", *weights)
+    balancer, random = Balancer(), Random(1)
+    firsts = []
+    for _ in range(times):
+        order = balancer.order(pool, Ledger(), random, None, 0.0)
+        firsts.append(next(order))
+        list(islice(order, data.draw(st.integers(0, len(weights)))))
+    assert firsts == round_robin_firsts(Balancer(), pool, times)
+
+
+@given(st.lists(st.integers(1, 9) | st.integers(1, 10**9), min_size=2, max_size=4), st.integers(0, 5))
+def test_round_robin_starts_anew_with_other_weights(weights: list[int], times: int) -> None:
+    """Nobody has to make up for the turns of weights that are no more."""
+    balancer = Balancer()
+    round_robin_firsts(balancer, compiled("round_robin", *weights), times)
+    even = compiled("round_robin", *([1] * (len(weights) - 1)), 2)
+    firsts = round_robin_firsts(balancer, even, len(weights) + 1)
+    assert Counter(firsts) == Counter({**dict.fromkeys(range(len(weights) - 1), 1), len(weights) - 1: 2})
+
+
+def test_rotations_are_forgotten() -> None:
+    """One that nobody has gone on with for a day; those of other pools go on."""
+    balancer, pool = Balancer(), compiled("round_robin", 1, 1, 1)
+    assert round_robin_firsts(balancer, pool, 1) == [0]
+    balancer.prune(ROTATION_FORGOTTEN)
+    assert round_robin_firsts(balancer, pool, 1) == [1]
+    balancer.prune(ROTATION_FORGOTTEN + 1)
+    assert round_robin_firsts(balancer, pool, 1) == [0]
+
+
 def test_least_connections() -> None:
     """The one with the fewest for its weight comes first; among equals weighted chance decides; full ones are last."""
     pool = compiled("least_connections", 1, 4, 1, full="c")
@@ -150,7 +208,7 @@ def test_least_connections() -> None:
 
 def latency_order(balancer: Balancer, pool: Pool, now: float) -> list[int]:
     """Most often; now and then it explores."""
-    orders = Counter(tuple(balancer.order(pool, Ledger(), Random(seed), None, now)) for seed in range(50))
+    orders = Counter(tuple(deepcopy(balancer).order(pool, Ledger(), Random(seed), None, now)) for seed in range(50))
     return list(orders.most_common(1)[0][0])
 
 
@@ -186,6 +244,27 @@ def test_lowest_latency_explores() -> None:
     assert abs(slow - expected) < 4 * expected**0.5
 
 
+def test_lowest_latency_does_not_send_everybody_to_who_is_unknown() -> None:
+    """One exchange goes there first; the others do once it has told how fast it is, or one after a while."""
+    pool = compiled("lowest_latency", 1, 1)
+    balancer = Balancer()
+    balancer.observe_latency(pool.providers[0], 0.2, 0.0)
+
+    def firsts(now: float) -> Counter[int]:
+        balancer.observe_latency(pool.providers[0], 0.2, now)
+        return Counter(next(balancer.order(pool, Ledger(), Random(seed), None, now)) for seed in range(40))
+
+    explored = sum(Random(seed).random() < EXPLORATION for seed in range(40))
+    assert 1 <= firsts(0.0)[1] <= 1 + explored
+    assert firsts(LATENCY_TRIAL)[1] <= explored
+    balancer.prune(LATENCY_TRIAL)
+    assert firsts(LATENCY_TRIAL)[1] <= explored
+    balancer.prune(LATENCY_TRIAL + 1)
+    assert 1 <= firsts(LATENCY_TRIAL + 1)[1] <= 1 + explored
+    balancer.observe_latency(pool.providers[1], 0.1, LATENCY_TRIAL + 2)
+    assert firsts(LATENCY_TRIAL + 2)[0] <= explored
+
+
 def homes(pool: Pool, keys: int, ledger: Ledger | None = None) -> list[str]:
     """Which provider each key goes to."""
     balancer = Balancer()
@@ -197,7 +276,7 @@ def homes(pool: Pool, keys: int, ledger: Ledger | None = None) -> list[str]:
 
 def test_affinity_is_stable() -> None:
     """The same key goes to the same provider: in each process, on each machine."""
-    assert homes(compiled("affinity", 1, 1, 1), 12) == list("ccbabcacbbab")
+    assert homes(compiled("affinity", 1, 1, 1), 12) == list("cbbaabaabaab")
 
 
 def test_affinity_moves_only_what_it_must() -> None:
@@ -249,3 +328,15 @@ def test_affinity_keys() -> None:
         assert isinstance(other, JsonBody)
         assert affinity_key(AffinityConfig(prompt_bytes=5), request, other) == b'"once'
     assert affinity_key(AffinityConfig(prompt_bytes=5), request, OpaqueBody(b"")) is None
+
+
+def test_nothing_is_no_affinity_key() -> None:
+    """Those who leave a property empty have nothing in common that would be worth sending all of them to one place."""
+    request = Request(
+        "POST", b"/", [(b"x-session", b"")], b'{"user": null, "messages": [], "prompt": "", "input": "x"}'
+    )
+    parsed = parse_body(request, 9)
+    assert isinstance(parsed, JsonBody)
+    assert affinity_key(AffinityConfig(header="x-session"), request, parsed) is None
+    assert affinity_key(AffinityConfig(body=BodyField.USER), request, parsed) is None
+    assert affinity_key(AffinityConfig(prompt_bytes=9), request, parsed) == b'"x"'
