@@ -66,7 +66,7 @@ from onwards_core._events import (
     UpstreamResponded,
     WaitOver,
 )
-from onwards_core._health import CircuitState, Health
+from onwards_core._health import Health, Trial
 from onwards_core._ledger import Ledger, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
@@ -154,13 +154,12 @@ class Gateway:
         """A failure counts as one of a request. A success is the trial that closes a circuit whose cool-down is over;
         otherwise it says nothing, since what it asks for is not what clients want."""
         assert pool.health is not None
-        state = self.health.state(provider.identity, now)
-        if state is CircuitState.OPEN or not self.health.admits(provider.identity, now):
-            return
-        if not ok:
+        admitted = self.health.admits(provider.identity, now)
+        trial = admitted if isinstance(admitted, Trial) else None
+        if admitted and not ok:
             others = [each.identity for each in pool.providers if each is not provider]
-            self.health.failed(provider.identity, others, pool.health, now)
-        elif state is CircuitState.TRIAL:
+            self.health.failed(provider.identity, others, pool.health, now, trial=trial)
+        elif trial is not None:
             self.health.succeeded(provider.identity, now)
 
     def prune(self, now: float) -> None:

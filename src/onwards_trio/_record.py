@@ -39,7 +39,7 @@ from onwards_core import (
     WaitOver,
 )
 from onwards_core._admission import Admission
-from onwards_core._health import Health
+from onwards_core._health import Health, Trial
 from onwards_core._ledger import Ledger, Limit, Permit, Refusal
 from onwards_core._preamble import Found, Preamble
 from onwards_core._strategies import Balancer
@@ -91,12 +91,13 @@ class _NotingHealth(Health):
         self.state = real.state  # type: ignore[method-assign]
         self.succeeded = real.succeeded  # type: ignore[method-assign]
         self.failed = real.failed  # type: ignore[method-assign]
+        self.completed = real.completed  # type: ignore[method-assign]
         self.abandoned = real.abandoned  # type: ignore[method-assign]
         self.pause = real.pause  # type: ignore[method-assign]
 
-    def admits(self, identity: str, now: float) -> bool:
+    def admits(self, identity: str, now: float) -> Trial | bool:
         found = self._real.admits(identity, now)
-        self._notes.append(["admits", found])
+        self._notes.append(["admits", bool(found)])
         return found
 
     def paused_until(self, identity: str, now: float) -> float | None:
