@@ -307,7 +307,7 @@ class ConfigFile:
     targets: dict[Text, Target] = _field("Aliases, the names that clients put in `model`.")
     auth: AuthConfig | None = _field("Clients' keys.", None)
     server: ServerConfig = _field("What clients may take up.", factory=ServerConfig)
-    http_pool: HttpPoolConfig = _field("Connections to providers that are kept.", factory=HttpPoolConfig)
+    http_pool: HttpPoolConfig | None = _field("Connections to providers that are kept.", None)
     strict_mode: Boolean = _field("Only OpenAI's endpoints, requests and answers.", False)
 
 

@@ -159,15 +159,14 @@ class Snapshot:
             return frozenset(defined.get(text) or hasher.configured(text) for text in texts)
 
         shared = digests(auth.global_keys)
+        http_pool = config.http_pool or HttpPoolConfig()
 
         def key_set(keys: Iterable[Secret] | None) -> KeySet | None:
             if keys is None and not shared:
                 return None
             return KeySet(digests(keys or ()), shared)
 
-        pools = {
-            alias: _pool(alias, _as_pool(target), key_set, config.http_pool) for alias, target in config.targets.items()
-        }
+        pools = {alias: _pool(alias, _as_pool(target), key_set, http_pool) for alias, target in config.targets.items()}
         return cls(
             pools=pools,
             key_limits={

@@ -12,7 +12,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 _T = TypeVar("_T")
 
@@ -84,6 +84,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         tls_client_ca=args.tls_client_ca,
+        server={name: value for name in _server_limits() if (value := getattr(args, f"server_{name}")) is not None},
         record=args.record,
         drain_seconds=args.drain_seconds,
     )
@@ -268,6 +269,9 @@ def _parser() -> argparse.ArgumentParser:
         metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
     )
+    for name, convert in _server_limits().items():
+        flag = f"--server-{name.replace('_', '-')}"
+        _setting(serve, flag, type=convert, metavar="NUMBER", help=f"instead of the config's server.{name}")
     _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
     _setting(
         serve,
@@ -415,6 +419,29 @@ def _codec(text: str) -> str:
     if find_spec(text) is None:
         raise argparse.ArgumentTypeError(f"{text} is not installed")
     return text
+
+
+def _server_limits() -> dict[str, Callable[[str], Any]]:
+    """The fields of the config's `server`, and what makes a value of a text."""
+    import attrs
+
+    from onwards_core import ServerConfig
+    from onwards_core._values import Kind
+
+    def conversion(kind: Kind) -> Callable[[str], Any]:
+        def convert(text: str) -> Any:
+            try:
+                return kind.parse(float(text) if kind.schema["type"] == "number" else int(text))
+            except ValueError as error:
+                raise argparse.ArgumentTypeError(str(error)) from None
+
+        return convert
+
+    found = {}
+    for field in attrs.fields(ServerConfig):
+        annotated = next(each for each in (field.type, *get_args(field.type)) if hasattr(each, "__metadata__"))
+        found[field.name] = conversion(annotated.__metadata__[0])
+    return found
 
 
 def _pair(text: str) -> tuple[str, str]:

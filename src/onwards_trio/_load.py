@@ -4,9 +4,12 @@ import hashlib
 import logging
 import os
 import ssl
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Final
+from types import MappingProxyType
+from typing import Any, Final
+
+import attrs
 
 from onwards_core import Config, ConfigError, PoolConfig, ProviderConfig, Snapshot, TlsConfig, load_config
 from onwards_trio._tls import provider_context
@@ -38,8 +41,11 @@ def load_file(path: Path) -> Config:
     return config
 
 
-def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
-    """Read and compile a config file, and log what is odd about it. Raises as `load_file` does."""
+def load_snapshot(path: Path, hash_key: bytes, server: Mapping[str, Any] = MappingProxyType({})) -> Snapshot:
+    """Read and compile a config file, and log what is odd about it. Raises as `load_file` does.
+
+    server: fields of the config's `server` that have other values than it says.
+    """
     created = int(path.stat().st_mtime)
     config = load_file(path)
     for warning in config.warnings:
@@ -47,6 +53,7 @@ def load_snapshot(path: Path, hash_key: bytes) -> Snapshot:
     for alias, tls in _tls_settings(config):
         if tls.insecure_skip_verification:
             _log.warning("%s: targets.%s: providers may be anyone, their certificates are not verified", path, alias)
+    config = attrs.evolve(config, server=attrs.evolve(config.server, **server))
     return Snapshot.compile(config, hash_key=hash_key, created=created, digest=config_digest(path))
 
 

@@ -1,9 +1,12 @@
 """Keeps a gateway under the config that its file holds."""
 
 import logging
+from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import trio
 
@@ -20,11 +23,14 @@ _aside = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
 class Reloader:
     """Run `watch` in a task, and call `reload` whenever a reload is wanted at once.
 
+    server: as for `load_snapshot`.
+
     To be made before the gateway's first snapshot is loaded, so that no change falls between.
     """
 
-    def __init__(self, path: Path, hash_key: bytes) -> None:
+    def __init__(self, path: Path, hash_key: bytes, server: Mapping[str, Any] = MappingProxyType({})) -> None:
         self._path = path
+        self._server = server
         self._hash_key = hash_key
         self._file = WatchedFile(path)
         self._missing = False
@@ -43,7 +49,7 @@ class Reloader:
         """Put the file's config in force, as a whole. If it can't be, log why; the old one stays."""
         async with self._one_at_a_time:
             try:
-                snapshot = await _aside(load_snapshot, self._path, self._hash_key)
+                snapshot = await _aside(load_snapshot, self._path, self._hash_key, self._server)
             except ConfigError as error:
                 for problem in error.problems:
                     _log.error("%s: %s", self._path, problem)

@@ -4,9 +4,12 @@ import gc
 import logging
 import os
 import signal
+from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
+from types import MappingProxyType
+from typing import Any
 
 import attrs
 import trio
@@ -52,6 +55,8 @@ class Options:
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
     """Who has to have signed the certificates that clients then have to show."""
+    server: Mapping[str, Any] = MappingProxyType({})
+    """Fields of the config's `server` that have other values than it says."""
     record: Path | None = None
     """The folder where exchanges that ended badly are kept. None: they are not."""
     drain_seconds: float = 30.0
@@ -66,8 +71,8 @@ async def serve(options: Options) -> None:
     """
     http = codecs(options.http_codec)
     hash_key = os.urandom(32)
-    reloader = Reloader(options.config, hash_key)
-    gateway = Gateway(load_snapshot(options.config, hash_key), random=Random())  # noqa: S311  # Spreads load, no more.
+    reloader = Reloader(options.config, hash_key, options.server)
+    gateway = Gateway(load_snapshot(options.config, hash_key, options.server), random=Random())  # noqa: S311  # Spreads load, no more.
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     # What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000

@@ -10,8 +10,10 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import attrs
 import pytest
 
+from onwards_core import ServerConfig
 from onwards_core._keys import KeyHasher
 from onwards_trio._cli import _innermost, _parser, _problems, main
 from tests.trio.program_support import read_until, run, running
@@ -107,6 +109,15 @@ class TestUsage:
         assert exit.value.code == 0
         assert re.fullmatch(r"onwards \d+\.\d+\.\d+\n", capsys.readouterr().out)
 
+    def test_server_limits(self, capsys):
+        """What clients may take up can be said by flags, too, within the same bounds."""
+        found = settings("-f", "config.json", "--server-body-bytes", "5", "--server-head-timeout-secs", "0.5")
+        assert (found["server_body_bytes"], found["server_head_timeout_secs"]) == (5, 0.5)
+        for flag, text in (("--server-json-depth", "501"), ("--server-connections", "x"), ("--server-body-bytes", "0")):
+            with pytest.raises(SystemExit):
+                main(["serve", "-f", "config.json", flag, text])
+            assert f"argument {flag}" in capsys.readouterr().err
+
     def test_defaults(self):
         """Without any flag: port 3000 everywhere, watching, with metrics on 9090."""
         found = settings("-f", "config.json")
@@ -122,6 +133,7 @@ class TestUsage:
             "tls_cert": None,
             "tls_key": None,
             "tls_client_ca": None,
+            **dict.fromkeys((f"server_{field.name}" for field in attrs.fields(ServerConfig))),
             "record": None,
             "http_codec": None,
             "drain_seconds": 30.0,

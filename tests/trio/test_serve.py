@@ -257,3 +257,14 @@ def test_a_quiet_log_costs_nothing(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "onwards")
     log_record(a_record(200, "ok"))
     assert caplog.records == []
+
+
+def test_limits_by_flags(tmp_path: Path) -> None:
+    """A flag is stronger than the config, also after a reload."""
+    with program(tmp_path, "--server-body-bytes", "5", "--no-watch") as running_program:
+        for _ in range(2):
+            with closing(HTTPConnection("127.0.0.1", running_program.port, timeout=20)) as connection:
+                connection.request("POST", "/v1/chat/completions", b"123456")
+                assert connection.getresponse().status == 413
+            running_program.stop(signal.SIGHUP)
+            read_until(running_program.process, "config reloaded")
