@@ -131,12 +131,13 @@ def _explain(args: argparse.Namespace) -> int:
 
 def _replay(args: argparse.Namespace) -> int:
     from onwards_core import Snapshot
-    from onwards_trio._load import config_digest, load_file
+    from onwards_trio._load import load_with_digest
     from onwards_trio._replay import replay
 
-    snapshot = Snapshot.compile(load_file(args.targets), hash_key=bytes(16))
+    config, digest = load_with_digest(args.targets)
+    snapshot = Snapshot.compile(config, hash_key=bytes(16))
     try:
-        replayed = replay(args.recording, snapshot, config_digest(args.targets))
+        replayed = replay(args.recording, snapshot, digest)
     except ValueError as error:
         return _fail([f"{args.recording}: {error}"])
     print("\n".join(replayed.lines))
@@ -223,6 +224,66 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
+    _serve_usage(commands)
+
+    check = _command(commands, "check", _check, "validate a config file and show what it means")
+    _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
+
+    told = _command(commands, "explain", _explain, "tell what a request would meet, without sending anything")
+    _setting(told, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
+    told.add_argument("--model", required=True, help="what the client asks for")
+    told.add_argument("--path", default="/v1/chat/completions", help="where to (%(default)s)")
+    told.add_argument("--key", help="the client's key (none)")
+    told.add_argument(
+        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a label of the client's key"
+    )
+    told.add_argument(
+        "--fail",
+        type=_failure,
+        action="append",
+        default=[],
+        metavar="PROVIDER=OUTCOME",
+        help="what comes of an attempt: a status, connect, timeout, reset, empty, embedded_429, ...",
+    )
+    told.add_argument("--simulate", type=_count, metavar="N", help="run so many requests on a virtual clock")
+    told.add_argument(
+        "--provider",
+        type=_behaviour,
+        action="append",
+        default=[],
+        metavar="PROVIDER=...",
+        help="how it behaves then: latency:0.2,duration:1,fail:0.05,status:503,concurrency:10",
+    )
+    told.add_argument("--rate", type=_number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
+    told.add_argument("--seed", type=int, default=0, help="determines all chance (%(default)s)")
+    told.add_argument("--json", action="store_true", help="for programs")
+
+    again = _command(commands, "replay", _replay, "run a recorded exchange through the core again")
+    again.add_argument("recording", type=Path, metavar="FILE", help="a file of serve --record")
+    _setting(again, "-f", "--targets", type=Path, metavar="CONFIG", help="the config file", required=True)
+
+    _command(commands, "schema", _schema, "print the JSON Schema of config files")
+
+    _command(commands, "hash-key", _hash_key, "turn a client's key, read from standard input, into its hash")
+
+    imported = _command(commands, "import", _import, "convert another gateway's config; tell what has no place in ours")
+    imported.add_argument("format", choices=["litellm"], help="whose it is")
+    imported.add_argument("targets", type=Path, metavar="FILE", help="its config file")
+
+    mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
+    mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
+    mock.add_argument("-p", "--port", type=_port, default=8000, help="the port, 0 for any (%(default)s)")
+    mock.add_argument("--latency", type=_number(0.0, 3600.0), default=0.0, help="seconds before each answer (none)")
+    mock.add_argument("--tokens-per-second", type=_number(0.001, 1e9), help="the pace of answers (no pause)")
+    mock.add_argument("--fail-rate", type=_number(0.0, 1.0), default=0.0, help="the part of requests to fail (0)")
+    mock.add_argument("--fail-status", type=_status, default=503, help="the status of those (%(default)s)")
+    mock.add_argument("--seed", type=int, default=0, help="determines texts and failures (%(default)s)")
+
+    _command(commands, "demo", _demo, "show a request that survives a failing provider")
+    return parser
+
+
+def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     serve = _command(commands, "serve", _serve, "run the gateway")
     _setting(serve, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
     _setting(serve, "--host", default="0.0.0.0", help="the address to listen on (%(default)s)")  # noqa: S104 - what a server is for
@@ -281,62 +342,6 @@ def _parser() -> argparse.ArgumentParser:
         metavar="LEVEL",
         help="the least important messages to log: debug, info, warning or error (%(default)s)",
     )
-
-    check = _command(commands, "check", _check, "validate a config file and show what it means")
-    _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
-
-    told = _command(commands, "explain", _explain, "tell what a request would meet, without sending anything")
-    _setting(told, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
-    told.add_argument("--model", required=True, help="what the client asks for")
-    told.add_argument("--path", default="/v1/chat/completions", help="where to (%(default)s)")
-    told.add_argument("--key", help="the client's key (none)")
-    told.add_argument(
-        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a label of the client's key"
-    )
-    told.add_argument(
-        "--fail",
-        type=_failure,
-        action="append",
-        default=[],
-        metavar="PROVIDER=OUTCOME",
-        help="what comes of an attempt: a status, connect, timeout, reset, empty, embedded_429, ...",
-    )
-    told.add_argument("--simulate", type=_count, metavar="N", help="run so many requests on a virtual clock")
-    told.add_argument(
-        "--provider",
-        type=_behaviour,
-        action="append",
-        default=[],
-        metavar="PROVIDER=...",
-        help="how it behaves then: latency:0.2,duration:1,fail:0.05,status:503,concurrency:10",
-    )
-    told.add_argument("--rate", type=_number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
-    told.add_argument("--seed", type=int, default=0, help="determines all chance (%(default)s)")
-    told.add_argument("--json", action="store_true", help="for programs")
-
-    again = _command(commands, "replay", _replay, "run a recorded exchange through the core again")
-    again.add_argument("recording", type=Path, metavar="FILE", help="a file of serve --record")
-    _setting(again, "-f", "--targets", type=Path, metavar="CONFIG", help="the config file", required=True)
-
-    _command(commands, "schema", _schema, "print the JSON Schema of config files")
-
-    _command(commands, "hash-key", _hash_key, "turn a client's key, read from standard input, into its hash")
-
-    imported = _command(commands, "import", _import, "convert another gateway's config; tell what has no place in ours")
-    imported.add_argument("format", choices=["litellm"], help="whose it is")
-    imported.add_argument("targets", type=Path, metavar="FILE", help="its config file")
-
-    mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
-    mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
-    mock.add_argument("-p", "--port", type=_port, default=8000, help="the port, 0 for any (%(default)s)")
-    mock.add_argument("--latency", type=_number(0.0, 3600.0), default=0.0, help="seconds before each answer (none)")
-    mock.add_argument("--tokens-per-second", type=_number(0.001, 1e9), help="the pace of answers (no pause)")
-    mock.add_argument("--fail-rate", type=_number(0.0, 1.0), default=0.0, help="the part of requests to fail (0)")
-    mock.add_argument("--fail-status", type=_status, default=503, help="the status of those (%(default)s)")
-    mock.add_argument("--seed", type=int, default=0, help="determines texts and failures (%(default)s)")
-
-    _command(commands, "demo", _demo, "show a request that survives a failing provider")
-    return parser
 
 
 class _Version(argparse.Action):

@@ -25,6 +25,11 @@ def load_file(path: Path) -> Config:
 
     Paths of secrets are relative to the file's folder.
     """
+    return load_with_digest(path)[0]
+
+
+def load_with_digest(path: Path) -> tuple[Config, str]:
+    """The same, and what tells one config from another, whatever its secrets are at the moment."""
 
     def resolve(kind: str, name: str) -> str:
         if kind == "file":
@@ -34,11 +39,12 @@ def load_file(path: Path) -> Config:
         except KeyError:
             raise LookupError(f"the environment variable {name} is not set") from None
 
-    config = load_config(path.read_bytes(), resolve)
+    raw = path.read_bytes()
+    config = load_config(raw, resolve)
     problems = tuple(_tls_problems(config))
     if problems:
         raise ConfigError(problems)
-    return config
+    return config, hashlib.sha256(raw).hexdigest()
 
 
 def load_snapshot(path: Path, hash_key: bytes, server: Mapping[str, Any] = MappingProxyType({})) -> Snapshot:
@@ -47,19 +53,14 @@ def load_snapshot(path: Path, hash_key: bytes, server: Mapping[str, Any] = Mappi
     server: fields of the config's `server` that have other values than it says.
     """
     created = int(path.stat().st_mtime)
-    config = load_file(path)
+    config, digest = load_with_digest(path)
     for warning in config.warnings:
         _log.warning("%s: %s", path, warning)
     for alias, tls in _tls_settings(config):
         if tls.insecure_skip_verification:
             _log.warning("%s: targets.%s: providers may be anyone, their certificates are not verified", path, alias)
     config = attrs.evolve(config, server=attrs.evolve(config.server, **server))
-    return Snapshot.compile(config, hash_key=hash_key, created=created, digest=config_digest(path))
-
-
-def config_digest(path: Path) -> str:
-    """Tells one config from another, whatever its secrets are at the moment."""
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return Snapshot.compile(config, hash_key=hash_key, created=created, digest=digest)
 
 
 def _tls_problems(config: Config) -> Iterator[str]:

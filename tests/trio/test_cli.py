@@ -133,7 +133,7 @@ class TestUsage:
             "tls_cert": None,
             "tls_key": None,
             "tls_client_ca": None,
-            **dict.fromkeys((f"server_{field.name}" for field in attrs.fields(ServerConfig))),
+            **dict.fromkeys(f"server_{field.name}" for field in attrs.fields(ServerConfig)),
             "record": None,
             "http_codec": None,
             "drain_seconds": 30.0,
