@@ -54,7 +54,8 @@ from onwards_core._events import (
     UpstreamResponded,
     WaitOver,
 )
-from onwards_core._exchange import Exchange, Gateway
+from onwards_core._exchange import Exchange
+from onwards_core._gateway import Gateway
 from onwards_core._load_config import load_config
 from onwards_core._record import Attempt, Outcome, Record
 from onwards_core._schema import json_schema

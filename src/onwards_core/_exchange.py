@@ -3,7 +3,7 @@
 How it works
 ============
 
-`Gateway.admit` checks the request (model, key, limits) and returns an `Exchange`. From there on it is one action
+`Gateway.admit` checks the request (model, key, limits) and gives an `Exchange`. From there on it is one action
 out, one event in: `begin` gives the first action, each `feed` takes what became of the last action and gives the next
 one, until one of them ends it. States are named after what the exchange waits for:
 
@@ -33,7 +33,6 @@ are left out because they failed or asked for it are tried all the same if there
 import enum
 import math
 import warnings
-from random import Random
 from types import TracebackType
 from typing import Final, Self, assert_never
 
@@ -49,7 +48,7 @@ from onwards_core._actions import (
     StreamThrough,
     Wait,
 )
-from onwards_core._admission import Admission, check, refused, screen
+from onwards_core._admission import Admission, refused
 from onwards_core._attempts import Attempts, Upkeep
 from onwards_core._decoding import MAX_DECODED, CannotDecode, decoded, decoder
 from onwards_core._embedded import embedded_error
@@ -66,14 +65,13 @@ from onwards_core._events import (
     UpstreamResponded,
     WaitOver,
 )
-from onwards_core._health import Health, Trial
-from onwards_core._ledger import Ledger, Refusal
+from onwards_core._ledger import Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
 from onwards_core._request import client_headers, upstream_headers, upstream_target
 from onwards_core._sanitize import PassEvents
-from onwards_core._snapshot import Pool, Provider, Snapshot
-from onwards_core._strategies import Balancer, affinity_key
+from onwards_core._snapshot import Provider
+from onwards_core._strategies import affinity_key
 from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
 
 # What describes a body that the client does not get as the provider sent it.
@@ -108,72 +106,6 @@ class _State(enum.Enum):
     COLLECTING = enum.auto()
     DONE = enum.auto()
     CLOSED = enum.auto()
-
-
-class Gateway:
-    """Admits requests under its current snapshot.
-
-    Assign `snapshot` to reload: the next request meets the new one, and what is counted stays counted.
-    """
-
-    def __init__(self, snapshot: Snapshot, *, random: Random) -> None:
-        self.snapshot = snapshot
-        self.ledger = Ledger()
-        self.health = Health()
-        self.upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
-
-    def admit(
-        self,
-        request: Request,
-        now: float,
-        record: Record | None = None,
-        *,
-        upkeep: Upkeep | None = None,
-        kind: "type[Exchange] | None" = None,
-    ) -> "Exchange":
-        """Check a request and take the permits of its key and pool.
-
-        Always gives an exchange, to be used as a context manager; the only action of a refused one is the refusal.
-        `now`: seconds on a monotonic clock, the same clock for all calls. `record`: that of this request, to be
-        filled in; a new one by default. `upkeep` and `kind`: other than the gateway's own, for who records or replays.
-        """
-        record = record or Record.of(request, now)
-        upkeep = upkeep or self.upkeep
-        admission = check(request, record, self.snapshot, upkeep.ledger, now)
-        return (kind or Exchange)(request, record, admission, upkeep)
-
-    def probe(self, pool: Pool, provider: Provider) -> SendUpstream:
-        """The request that asks how a provider is, of a pool with a `probe`. Say what came of it to `probed`."""
-        assert pool.probe is not None
-        request = Request("GET", pool.probe.path.encode("ascii"), [])
-        headers = upstream_headers(request, provider, b"", identity_encoding=False)
-        target = upstream_target(provider.url.path, request.target)
-        return SendUpstream(provider, request.method, target, headers, b"")
-
-    def probed(self, pool: Pool, provider: Provider, *, ok: bool, now: float) -> None:
-        """A failure counts as one of a request. A success is the trial that closes a circuit whose cool-down is over;
-        otherwise it says nothing, since what it asks for is not what clients want."""
-        assert pool.health is not None
-        admitted = self.health.admits(provider.identity, now)
-        trial = admitted if isinstance(admitted, Trial) else None
-        if admitted and not ok:
-            others = [each.identity for each in pool.providers if each is not provider]
-            self.health.failed(provider.identity, others, pool.health, now, trial=trial)
-        elif trial is not None:
-            self.health.succeeded(provider.identity, now)
-
-    def prune(self, now: float) -> None:
-        """Forget what no longer counts. To be called now and then."""
-        self.ledger.prune(now)
-        self.health.prune(now)
-        self.upkeep.balancer.prune(now)
-
-    def screen(self, head: Request, now: float) -> Respond | None:
-        """The answer to a request that need not be read any further: `head` is all of it but the body.
-
-        None: read the body, then `admit` it. Takes no permits.
-        """
-        return screen(head, self.snapshot, self.ledger, now)
 
 
 class Exchange:

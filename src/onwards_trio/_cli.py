@@ -6,13 +6,13 @@ subcommand needs is imported there, so that the others start quickly.
 
 import argparse
 import os
-import re
 import sys
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Any, TypeVar
+
+from onwards_trio import _cli_types as of
 
 _T = TypeVar("_T")
 
@@ -84,7 +84,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_cert=args.tls_cert,
         tls_key=args.tls_key,
         tls_client_ca=args.tls_client_ca,
-        server={name: value for name in _server_limits() if (value := getattr(args, f"server_{name}")) is not None},
+        server={name: value for name in of.server_limits() if (value := getattr(args, f"server_{name}")) is not None},
         record=args.record,
         drain_seconds=args.drain_seconds,
     )
@@ -235,26 +235,31 @@ def _parser() -> argparse.ArgumentParser:
     told.add_argument("--path", default="/v1/chat/completions", help="where to (%(default)s)")
     told.add_argument("--key", help="the client's key (none)")
     told.add_argument(
-        "--label", type=_pair, action="append", default=[], metavar="NAME=VALUE", help="a label of the client's key"
+        "--label",
+        type=of.pair,
+        action="append",
+        default=[],
+        metavar="NAME=VALUE",
+        help="a label of the client's key",
     )
     told.add_argument(
         "--fail",
-        type=_failure,
+        type=of.failure,
         action="append",
         default=[],
         metavar="PROVIDER=OUTCOME",
         help="what comes of an attempt: a status, connect, timeout, reset, empty, embedded_429, ...",
     )
-    told.add_argument("--simulate", type=_count, metavar="N", help="run so many requests on a virtual clock")
+    told.add_argument("--simulate", type=of.count, metavar="N", help="run so many requests on a virtual clock")
     told.add_argument(
         "--provider",
-        type=_behaviour,
+        type=of.behaviour,
         action="append",
         default=[],
         metavar="PROVIDER=...",
         help="how it behaves then: latency:0.2,duration:1,fail:0.05,status:503,concurrency:10",
     )
-    told.add_argument("--rate", type=_number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
+    told.add_argument("--rate", type=of.number(0.001, 1e6), default=10.0, help="requests per second (%(default)g)")
     told.add_argument("--seed", type=int, default=0, help="determines all chance (%(default)s)")
     told.add_argument("--json", action="store_true", help="for programs")
 
@@ -272,11 +277,11 @@ def _parser() -> argparse.ArgumentParser:
 
     mock = _command(commands, "mock-provider", _mock_provider, "run a stand-in for a provider")
     mock.add_argument("--host", default="127.0.0.1", help="the address to listen on (%(default)s)")
-    mock.add_argument("-p", "--port", type=_port, default=8000, help="the port, 0 for any (%(default)s)")
-    mock.add_argument("--latency", type=_number(0.0, 3600.0), default=0.0, help="seconds before each answer (none)")
-    mock.add_argument("--tokens-per-second", type=_number(0.001, 1e9), help="the pace of answers (no pause)")
-    mock.add_argument("--fail-rate", type=_number(0.0, 1.0), default=0.0, help="the part of requests to fail (0)")
-    mock.add_argument("--fail-status", type=_status, default=503, help="the status of those (%(default)s)")
+    mock.add_argument("-p", "--port", type=of.port, default=8000, help="the port, 0 for any (%(default)s)")
+    mock.add_argument("--latency", type=of.number(0.0, 3600.0), default=0.0, help="seconds before each answer (none)")
+    mock.add_argument("--tokens-per-second", type=of.number(0.001, 1e9), help="the pace of answers (no pause)")
+    mock.add_argument("--fail-rate", type=of.number(0.0, 1.0), default=0.0, help="the part of requests to fail (0)")
+    mock.add_argument("--fail-status", type=of.status, default=503, help="the status of those (%(default)s)")
     mock.add_argument("--seed", type=int, default=0, help="determines texts and failures (%(default)s)")
 
     _command(commands, "demo", _demo, "show a request that survives a failing provider")
@@ -287,13 +292,13 @@ def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve = _command(commands, "serve", _serve, "run the gateway")
     _setting(serve, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
     _setting(serve, "--host", default="0.0.0.0", help="the address to listen on (%(default)s)")  # noqa: S104 - what a server is for
-    _setting(serve, "-p", "--port", type=_port, default=3000, help="the port to listen on, 0 for any (%(default)s)")
+    _setting(serve, "-p", "--port", type=of.port, default=3000, help="the port to listen on, 0 for any (%(default)s)")
     _switch(serve, "-w", "--watch", help="reload the config file when it changes (on)")
     _switch(serve, "-m", "--metrics", help="serve metrics and health routes (on)")
     _setting(
         serve,
         "--metrics-port",
-        type=_port,
+        type=of.port,
         default=9090,
         metavar="PORT",
         help="the port for those, at the same address (%(default)s)",
@@ -301,7 +306,7 @@ def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _setting(
         serve,
         "--metrics-prefix",
-        type=_prefix,
+        type=of.prefix,
         default="onwards",
         metavar="PREFIX",
         help="what metric names begin with (%(default)s)",
@@ -318,26 +323,26 @@ def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     _setting(
         serve,
         "--http-codec",
-        type=_codec,
+        type=of.codec,
         metavar="NAME",
         help="what reads HTTP: httptools or h11 (the first of them that is installed)",
     )
     _setting(
         serve,
         "--drain-seconds",
-        type=_number(0.0, float("inf")),
+        type=of.number(0.0, float("inf")),
         default=30.0,
         metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
     )
-    for name, convert in _server_limits().items():
+    for name, convert in of.server_limits().items():
         flag = f"--server-{name.replace('_', '-')}"
         _setting(serve, flag, type=convert, metavar="NUMBER", help=f"instead of the config's server.{name}")
     _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
     _setting(
         serve,
         "--log-level",
-        type=_level,
+        type=of.level,
         default="info",
         metavar="LEVEL",
         help="the least important messages to log: debug, info, warning or error (%(default)s)",
@@ -401,123 +406,5 @@ def _naming_the_variable(convert: Callable[[str], _T]) -> Callable[[str], _T]:
 
 def _switch(parser: argparse.ArgumentParser, short: str, name: str, help: str) -> None:
     """On by default; `--NAME`, `--NAME true`, `--NAME false` or `--no-NAME`, of which the last one counts."""
-    _setting(parser, short, name, type=_bool, nargs="?", const=True, default=True, metavar="true|false", help=help)
+    _setting(parser, short, name, type=of.switch, nargs="?", const=True, default=True, metavar="true|false", help=help)
     parser.add_argument(f"--no-{name[2:]}", dest=name[2:], action="store_const", const=False, help="switch that off")
-
-
-def _bool(text: str) -> bool:
-    try:
-        return {"true": True, "false": False}[text.lower()]
-    except KeyError:
-        raise argparse.ArgumentTypeError(f"expected true or false, got {text!r}") from None
-
-
-def _level(text: str) -> str:
-    if text.lower() not in ("debug", "info", "warning", "error"):
-        raise argparse.ArgumentTypeError(f"expected debug, info, warning or error, got {text!r}")
-    return text.upper()
-
-
-def _codec(text: str) -> str:
-    if text not in ("httptools", "h11"):
-        raise argparse.ArgumentTypeError(f"expected httptools or h11, got {text!r}")
-    if find_spec(text) is None:
-        raise argparse.ArgumentTypeError(f"{text} is not installed")
-    return text
-
-
-def _server_limits() -> dict[str, Callable[[str], Any]]:
-    """The fields of the config's `server`, and what makes a value of a text."""
-    import attrs
-
-    from onwards_core import ServerConfig
-    from onwards_core._values import Kind
-
-    def conversion(kind: Kind) -> Callable[[str], Any]:
-        def convert(text: str) -> Any:
-            try:
-                return kind.parse(float(text) if kind.schema["type"] == "number" else int(text))
-            except ValueError as error:
-                raise argparse.ArgumentTypeError(str(error)) from None
-
-        return convert
-
-    found = {}
-    for field in attrs.fields(ServerConfig):
-        annotated = next(each for each in (field.type, *get_args(field.type)) if hasattr(each, "__metadata__"))
-        found[field.name] = conversion(annotated.__metadata__[0])
-    return found
-
-
-def _pair(text: str) -> tuple[str, str]:
-    name, equals, value = text.partition("=")
-    if not equals:
-        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
-    return name, value
-
-
-def _failure(text: str) -> tuple[str, str]:
-    from onwards_trio._stand_in import understood_outcome
-
-    provider, outcome = _pair(text)
-    try:
-        return provider, understood_outcome(outcome)
-    except ValueError as error:
-        raise argparse.ArgumentTypeError(f"{error}, got {outcome!r}") from None
-
-
-def _behaviour(text: str) -> tuple[str, object]:
-    from onwards_trio._simulate import Behaviour
-    from onwards_trio._stand_in import understood_outcome
-
-    kinds = {
-        "latency": _number(0.0, 3600.0),
-        "duration": _number(0.0, 3600.0),
-        "fail": _number(0.0, 1.0),
-        "status": understood_outcome,
-        "concurrency": _count,
-    }
-    provider, values = _pair(text)
-    try:
-        found = dict(part.split(":", 1) for part in values.split(","))
-        return provider, Behaviour(**{name: kinds[name](value) for name, value in found.items()})  # type: ignore[arg-type]
-    except (KeyError, ValueError) as error:
-        expected = "latency, duration, fail, status or concurrency, each with a colon and a value"
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {values!r}") from error
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 10_000_000:
-        raise argparse.ArgumentTypeError(f"expected a number from 1 to 10000000, got {text!r}")
-    return int(text)
-
-
-def _prefix(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z_:][A-Za-z0-9_:]*", text):
-        raise argparse.ArgumentTypeError(f"expected letters, digits and underscores, got {text!r}")
-    return text
-
-
-def _port(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and int(text) <= 65535):
-        raise argparse.ArgumentTypeError(f"expected a port from 0 to 65535, got {text!r}")
-    return int(text)
-
-
-def _status(text: str) -> int:
-    if not (text.isascii() and text.isdigit() and 400 <= int(text) <= 599):
-        raise argparse.ArgumentTypeError(f"expected a status from 400 to 599, got {text!r}")
-    return int(text)
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def number(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = float("nan")
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"expected a number from {least:g} to {most:g}, got {text!r}")
-        return value
-
-    return number
