@@ -197,7 +197,7 @@ class Exchange:
             case WaitOver():
                 self._expect(_State.WAITING, _State.READING)
                 if self._state is _State.WAITING:
-                    return self._try_next(now) or self._end(self._last_outcome)
+                    return self._try_next(now) or self._end(_outcome(self._last))
                 return self._pass_on(now) if now < self._content_by else self._failed("first_content_timeout", now)
             case _:
                 assert_never(event)
@@ -271,7 +271,7 @@ class Exchange:
     def _failed(self, reason: FailureReason, now: float) -> Action:
         """There is no answer, or it broke off before anybody got anything of it."""
         self._attempt.ended, self._attempt.outcome = now, reason
-        self._last_outcome = _failure(reason)
+        self._last = reason
         policy = self._pool.fallback
         if reason not in ("too_large", "no_memory"):
             self._attempts.failed(now)
@@ -281,14 +281,15 @@ class Exchange:
                 return action
         if self._passed_on:
             return self._end(BreakOff(self._transform.abort() if self._transform else b""))
-        return self._end(self._last_outcome)
+        return self._end(_outcome(reason))
 
     def _responded(self, response: UpstreamResponded, now: float) -> Action:
         status = response.status
         self._response = response
+        self._is_stream = _media_type(response.headers) == b"text/event-stream"
         self._attempt.ended = now
         self._attempt.outcome = "ok" if status < 400 else f"status_{status}"
-        self._last_outcome = Respond(status, _JSON, upstream_error(status))
+        self._last = status
         falls_back = status in self._pool.fallback.statuses
         if falls_back or not 200 <= status < 300:
             self._judge(status, now)
@@ -312,7 +313,7 @@ class Exchange:
             if (instead := self._treatment.error(status)) is not None:
                 return self._end(self._own_body(*instead))
             return self._collect() if self._begun else self._end(self._through())
-        if self._is_stream():
+        if self._is_stream:
             return self._accept_stream(now)
         if self._treatment.looks_inside:
             return self._collect()
@@ -430,20 +431,17 @@ class Exchange:
         """The response turned out to be worth no more than this status. `otherwise`: the answer if it has to do."""
         self._attempt.outcome = outcome
         policy = self._pool.fallback
-        self._last_outcome = error("bad_gateway") if status == 502 else Respond(status, _JSON, upstream_error(status))
+        self._last = "protocol" if status == 502 else status
         self._judge(status, now)
         early = policy.on_embedded_error and not self._passed_on
         if early and status in policy.statuses and (action := self._try_next(now)):
             return action
         return self._end(otherwise)
 
-    def _is_stream(self) -> bool:
-        return _media_type(self._response.headers) == b"text/event-stream"
-
     def _through(self) -> StreamThrough:
         """The response as it is."""
         # An event stream may get a closing error event, unless it is compressed. So it can't promise a length.
-        ours = self._is_stream() and _content_encoding(self._response.headers) is None
+        ours = self._is_stream and _content_encoding(self._response.headers) is None
         headers = client_headers(self._response.headers, self._provider, drop=_LENGTH if ours else frozenset())
         return StreamThrough(self._response.status, headers, PassEvents() if ours else None)
 
@@ -467,8 +465,11 @@ class Exchange:
         return client_headers(headers, self._provider, drop=_ABOUT_BODY, content_type=content_type)
 
 
-def _failure(reason: FailureReason) -> Respond:
-    match reason:
+def _outcome(last: int | FailureReason) -> Respond:
+    """What came of the last attempt, a status or a failure, where its response can't be given."""
+    match last:
+        case int():
+            return Respond(last, _JSON, upstream_error(last))
         case "connect_timeout" | "head_timeout" | "first_content_timeout" | "idle_timeout":
             return error("gateway_timeout")
         case "no_memory":
