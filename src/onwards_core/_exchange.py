@@ -125,6 +125,8 @@ class Exchange:
         """Whether the client has the head of an event stream."""
         self._passed_on = False
         """Whether the client has something of the provider's answer."""
+        self._last: FailureReason | int
+        """What came of the last attempt: a status, or why there was none."""
         if isinstance(admission, Admission):
             self._pool = pool = admission.pool
             key = affinity_key(pool.affinity, request, admission.body) if pool.affinity else None
