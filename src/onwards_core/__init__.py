@@ -57,7 +57,7 @@ from onwards_core._events import (
 from onwards_core._exchange import Exchange
 from onwards_core._gateway import Gateway
 from onwards_core._load_config import load_config
-from onwards_core._record import Attempt, Outcome, Record
+from onwards_core._record import Attempt, Outcome, Record, Usage
 from onwards_core._schema import json_schema
 from onwards_core._snapshot import Pool, Provider, Snapshot
 from onwards_core._url import Url
@@ -115,6 +115,7 @@ __all__ = [
     "UpstreamFailed",
     "UpstreamResponded",
     "Url",
+    "Usage",
     "Wait",
     "WaitOver",
     "error",

@@ -9,6 +9,16 @@ from onwards_core._events import Request
 Outcome: TypeAlias = Literal["ok", "broken", "client_gone"]
 
 
+@attrs.frozen
+class Usage:
+    """Tokens of one exchange, as the provider counted them."""
+
+    input_tokens: int
+    output_tokens: int
+    cached_tokens: int = 0
+    """Those of the input that it had seen before."""
+
+
 @attrs.define
 class Attempt:
     """One try at a provider. Times are those of the driver's monotonic clock, in seconds."""
@@ -22,6 +32,8 @@ class Attempt:
     """`ok`; `status_503` (any status from 400 on); `embedded_429` (an error in a 2xx answer, and the status that it
     names); `empty` (a 2xx answer without content); a `FailureReason`. And if it was not tried at all:
     `refused_locally`, `circuit_open`, `paused`."""
+    response_id: str | None = None
+    """What the provider calls the attempt: the `x-request-id` of its answer."""
 
 
 @attrs.define
@@ -40,6 +52,14 @@ class Record:
     """None as long as there is no answer."""
     first_content: float | None = None
     """When the first content of an event stream was there, for those that are looked into."""
+    code: str | None = None
+    """Of the error that the gateway answered in its own name; None: it did not."""
+    refused_by: str | None = None
+    """Whose limit refused it: `key`, `pool`, `provider` or `server`. With `code` it says which limit."""
+    usage: Usage | None = None
+    """None: the answer said nothing about it."""
+    request_id: str = ""
+    """The client's `x-request-id`, or a new one; the answer carries it."""
 
     first_byte: float | None = None
     """When the first byte of the answer left."""

@@ -7,7 +7,7 @@ subcommand needs is imported there, so that the others start quickly.
 import argparse
 import os
 import sys
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,7 +19,8 @@ _T = TypeVar("_T")
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Raises `SystemExit` for wrong usage, as argparse does."""
-    args = _parser().parse_args(argv)
+    words = sys.argv[1:] if argv is None else list(argv)
+    args = _parser(serving=words[:1] == ["serve"]).parse_args(words)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
         return run(args)
@@ -219,12 +220,13 @@ def _until_signal(program: Callable[[], Awaitable[None]]) -> int:
 # --- usage
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parser(*, serving: bool = True) -> argparse.ArgumentParser:
+    """serving: whether `serve` gets its flags for the config's `server`, for which the core has to be imported."""
     parser = argparse.ArgumentParser(prog="onwards", description="A gateway for OpenAI-compatible APIs.")
     parser.add_argument("--version", action=_Version, help="print the version and exit")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    _serve_usage(commands)
+    _serve_usage(commands, limits=of.server_limits() if serving else {})
 
     check = _command(commands, "check", _check, "validate a config file and show what it means")
     _setting(check, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
@@ -288,7 +290,9 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+def _serve_usage(
+    commands: "argparse._SubParsersAction[argparse.ArgumentParser]", limits: Mapping[str, Callable[[str], Any]]
+) -> None:
     serve = _command(commands, "serve", _serve, "run the gateway")
     _setting(serve, "-f", "--targets", type=Path, metavar="FILE", help="the config file", required=True)
     _setting(serve, "--host", default="0.0.0.0", help="the address to listen on (%(default)s)")  # noqa: S104 - what a server is for
@@ -335,7 +339,7 @@ def _serve_usage(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
     )
-    for name, convert in of.server_limits().items():
+    for name, convert in limits.items():
         flag = f"--server-{name.replace('_', '-')}"
         _setting(serve, flag, type=convert, metavar="NUMBER", help=f"instead of the config's server.{name}")
     _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
