@@ -1,6 +1,6 @@
 """What happened in one exchange. Metrics and logs read it; nothing in it is secret."""
 
-from typing import Literal, Self, TypeAlias
+from typing import ClassVar, Literal, Self, TypeAlias
 
 import attrs
 
@@ -40,6 +40,9 @@ class Attempt:
 class Record:
     """One request and its answer. The core fills the first part, the transport the second."""
 
+    GAP_SECONDS: ClassVar = (0.005, 0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+    """Upper bounds of the buckets of `gaps`, which belong to them."""
+
     method: str
     path: bytes
     started: float
@@ -63,6 +66,12 @@ class Record:
 
     first_byte: float | None = None
     """When the first byte of the answer left."""
+    first_event: float | None = None
+    """When the first piece of an event stream's body left."""
+    last_event: float | None = None
+    gaps: list[int] | None = None
+    """How many times between two pieces of an event stream's body fell into each bucket; the last one takes what is
+    longer than all of `GAP_SECONDS`. None: there were no two."""
     ended: float | None = None
     bytes_sent: int = 0
     """Of the body."""

@@ -1,20 +1,21 @@
-"""Prometheus metrics, read from the records of requests.
+"""Metrics, counted from the records of requests, or read when they are asked for.
 
-No label takes its values from what a client sends: what is not on the lists below counts as `other`.
+No label takes its values from what a client sends: what is on no list counts as `other`.
 """
 
-from collections import Counter as Tally
+from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import lru_cache
-from typing import Final
-
-from prometheus_client import CollectorRegistry, Counter, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily
-from prometheus_client.registry import Collector
+from typing import Final, TypeAlias
 
 from onwards_core import Record
+from onwards_trio._metric_data import Families, Series, copy
+from onwards_trio._metric_definitions import BY_NAME
 
-CONTENT_TYPE: Final = b"text/plain; version=0.0.4; charset=utf-8"
+Sample: TypeAlias = tuple[str, tuple[str, ...], float]
+"""A metric's name, the values of its labels, its value."""
+Source: TypeAlias = Callable[[], Iterable[Sample]]
+"""Reads what need not be counted, because it is known. Called for each collection."""
 
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _ENDPOINTS = frozenset(
@@ -36,12 +37,7 @@ _ENDPOINTS = frozenset(
     )
 )
 # A path below one of these is one of its items.
-_COLLECTIONS = ("/v1/batches/", "/v1/files/", "/v1/models/", "/v1/responses/")
-
-# From a refusal to a long answer of a model that thinks.
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600)
-# From an error, 64 bytes, to an hour of audio, 64 MiB.
-_BYTES = tuple(4**power for power in range(3, 14))
+_COLLECTIONS: Final = ("/v1/batches/", "/v1/files/", "/v1/models/", "/v1/responses/")
 
 
 @lru_cache(maxsize=1024)
@@ -56,70 +52,67 @@ def endpoint(path: bytes) -> str:
     return text if text in _ENDPOINTS else "other"
 
 
-def _labels(record: Record) -> tuple[str, str]:
-    return record.method if record.method in _METHODS else "OTHER", endpoint(record.path)
+class Counters:
+    """The series of one counter."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.series: dict[tuple[str, ...], Series] = {}
+
+    def add(self, value: float, *labels: str) -> None:
+        series = self.series.get(labels)
+        if series is None:
+            series = self.series[labels] = Series(labels)
+        series.value += value
+
+
+class Histograms:
+    """The series of one histogram."""
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.series: dict[tuple[str, ...], Series] = {}
+        self._buckets = BY_NAME[name].buckets
+
+    def observe(self, value: float, *labels: str) -> None:
+        series = self.series.get(labels)
+        if series is None:
+            series = self.series[labels] = Series(labels, 0, [0] * (len(self._buckets) + 1))
+        series.counts[bisect_left(self._buckets, value)] += 1
+        series.value += value
 
 
 class Metrics:
-    """Give `observe` the record of each request; `expose` is what Prometheus scrapes.
+    """Give `observe` the record of each request. `collect` gives all that is known by then.
 
-    prefix: of each metric's name.
-    under_way: the records of the requests that are being answered now.
+    sources: of what is not counted here.
     """
 
-    def __init__(self, prefix: str, under_way: Callable[[], Iterable[Record]]) -> None:
-        labels = ("method", "endpoint", "status")
-        self._registry = CollectorRegistry()
-        self._requests = Counter(
-            f"{prefix}_http_requests",
-            "Requests that are over; status 'none': there was no answer.",
-            labels,
-            registry=self._registry,
-        )
-        self._seconds = Histogram(
-            f"{prefix}_http_requests_duration_seconds",
-            "From the end of a request to the end of its answer.",
-            labels,
-            buckets=_SECONDS,
-            registry=self._registry,
-        )
-        self._bytes = Histogram(
-            f"{prefix}_http_response_body_size",
-            "Bytes of an answer's body that were sent.",
-            labels,
-            buckets=_BYTES,
-            registry=self._registry,
-        )
-        self._registry.register(_Pending(f"{prefix}_http_requests_pending", under_way))
-        # To look a child up by its labels costs more than to count with it.
-        self._children: dict[tuple[str, str, str], tuple[Counter, Histogram, Histogram]] = {}
+    def __init__(self, *sources: Source) -> None:
+        self._sources = sources
+        self._requests = Counters("http_requests_total")
+        self._seconds = Histograms("http_requests_duration_seconds")
+        self._bytes = Histograms("http_response_body_size")
 
     def observe(self, record: Record) -> None:
         """Count a request whose record is final."""
-        labels = (*_labels(record), "none" if record.status is None else str(record.status))
-        children = self._children.get(labels)
-        if children is None:
-            metrics = (self._requests.labels(*labels), self._seconds.labels(*labels), self._bytes.labels(*labels))
-            children = self._children[labels] = metrics
-        requests, seconds, size = children
-        requests.inc()
-        seconds.observe((record.ended or record.started) - record.started)
-        size.observe(record.bytes_sent)
+        labels = (*http_labels(record), "none" if record.status is None else str(record.status))
+        self._requests.add(1, *labels)
+        self._seconds.observe((record.ended or record.started) - record.started, *labels)
+        self._bytes.observe(record.bytes_sent, *labels)
 
-    def expose(self) -> bytes:
-        """All metrics in Prometheus' text format; see `CONTENT_TYPE`."""
-        return generate_latest(self._registry)
+    def collect(self) -> Families:
+        """All metrics as plain data; see `merge` and `expose`."""
+        families: Families = {
+            family.name: [copy(series) for series in family.series.values()]
+            for family in (self._requests, self._seconds, self._bytes)
+        }
+        for source in self._sources:
+            for name, labels, value in source():
+                families.setdefault(name, []).append(Series(labels, value))
+        return families
 
 
-class _Pending(Collector):
-    """Counts the requests under way when it is asked, which costs each of them nothing."""
-
-    def __init__(self, name: str, under_way: Callable[[], Iterable[Record]]) -> None:
-        self._name = name
-        self._under_way = under_way
-
-    def collect(self) -> Iterable[GaugeMetricFamily]:
-        family = GaugeMetricFamily(self._name, "Requests that are being answered.", labels=("method", "endpoint"))
-        for labels, count in Tally(map(_labels, self._under_way())).items():
-            family.add_metric(labels, count)
-        return [family]
+def http_labels(record: Record) -> tuple[str, str]:
+    """`method` and `endpoint`."""
+    return record.method if record.method in _METHODS else "OTHER", endpoint(record.path)

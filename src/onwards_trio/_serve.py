@@ -19,6 +19,7 @@ from onwards_trio._admin import admin
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
+from onwards_trio._metric_sources import requests
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
@@ -100,7 +101,7 @@ async def serve(options: Options) -> None:
             http=http,
             tls=(lambda: tls.context) if tls else None,
         )
-        metrics = Metrics(options.metrics_prefix, server.under_way)
+        metrics = Metrics(requests(server.under_way))
 
         async def obey_signals() -> None:
             async for number in signals:
@@ -121,7 +122,7 @@ async def serve(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch)
         if options.metrics:
-            operators = Server(admin(metrics, lambda: not server.draining), http=http)
+            operators = Server(admin(metrics.collect, options.metrics_prefix, lambda: not server.draining), http=http)
             nursery.start_soon(operators.serve, admin_listeners)
             _announce("metrics on", "http", admin_listeners)
         _announce("listening on", "https" if tls else "http", listeners)

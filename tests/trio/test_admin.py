@@ -16,18 +16,18 @@ from tests.trio.gateway_support import Accepting, Client, tcp_pair
 @asynccontextmanager
 async def operator(*, ready: bool = True) -> AsyncIterator[Client]:
     """A client of the admin routes, of a gateway that has answered one request."""
-    metrics = Metrics("own", list)
+    metrics = Metrics()
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
     ours, theirs = tcp_pair()
-    server = Server(admin(metrics, lambda: ready))
+    server = Server(admin(metrics.collect, "own", lambda: ready))
     async with trio.open_nursery() as nursery, theirs:
         nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)
         server.drain()
 
 
-def ask(path: str, method: str = "GET") -> bytes:
-    return f"{method} {path} HTTP/1.1\r\nHost: h\r\n\r\n".encode()
+def ask(path: str, method: str = "GET", *fields: str) -> bytes:
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *fields, "", "")).encode()
 
 
 async def test_metrics() -> None:
@@ -36,6 +36,16 @@ async def test_metrics() -> None:
         got = await client.ask(ask("/metrics"))
         assert (got.status, got.headers[b"content-type"]) == (200, b"text/plain; version=0.0.4; charset=utf-8")
         assert b'own_http_requests_total{endpoint="/v1/models",method="GET",status="200"} 1.0\n' in got.body
+
+
+async def test_openmetrics() -> None:
+    """For a scraper that asks as Prometheus does."""
+    accept = "Accept: application/openmetrics-text;version=1.0.0;q=0.6,text/plain;version=0.0.4;q=0.5,*/*;q=0.1"
+    async with operator() as client:
+        got = await client.ask(ask("/metrics", "GET", accept))
+        assert got.headers[b"content-type"].startswith(b"application/openmetrics-text; version=1.0.0; charset=utf-8")
+        assert b"# TYPE own_http_requests counter\n" in got.body
+        assert got.body.endswith(b"# EOF\n")
 
 
 @pytest.mark.parametrize(("ready", "status"), [(True, 200), (False, 503)])

@@ -6,6 +6,8 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from onwards_core import Record
+from onwards_trio._metric_data import expose
+from onwards_trio._metric_sources import requests
 from onwards_trio._metrics import Metrics, endpoint
 
 
@@ -18,7 +20,7 @@ def samples(metrics: Metrics) -> dict[tuple[str, tuple[str, ...]], float]:
     """What Prometheus would read: values by name and by label values in the order of the labels' names."""
     return {
         (sample.name, tuple(value for _, value in sorted(sample.labels.items()))): sample.value
-        for family in text_string_to_metric_families(metrics.expose().decode())
+        for family in text_string_to_metric_families(expose(metrics.collect(), "own")[1].decode())
         for sample in family.samples
     }
 
@@ -28,7 +30,7 @@ CHAT_200 = ("/v1/chat/completions", "POST", "200")
 
 def test_counts_requests_with_their_time_and_size() -> None:
     """Each record adds one to the counter and to both histograms."""
-    metrics = Metrics("own", list)
+    metrics = Metrics()
     for _ in range(3):
         metrics.observe(record())
     got = samples(metrics)
@@ -45,7 +47,7 @@ def test_counts_requests_with_their_time_and_size() -> None:
 
 def test_a_request_without_an_answer_counts_too() -> None:
     """Its status is `none`."""
-    metrics = Metrics("own", list)
+    metrics = Metrics()
     metrics.observe(record(status=None))
     assert samples(metrics)["own_http_requests_total", ("/v1/chat/completions", "POST", "none")] == 1
 
@@ -53,7 +55,7 @@ def test_a_request_without_an_answer_counts_too() -> None:
 def test_shows_what_is_under_way() -> None:
     """The gauge counts at the moment of each scrape."""
     under_way = [record(), record(), record(path=b"/x", method="GET")]
-    metrics = Metrics("own", lambda: under_way)
+    metrics = Metrics(requests(lambda: under_way))
     got = samples(metrics)
     assert got["own_http_requests_pending", ("/v1/chat/completions", "POST")] == 2
     assert got["own_http_requests_pending", ("other", "GET")] == 1
@@ -62,8 +64,8 @@ def test_shows_what_is_under_way() -> None:
 
 
 def test_two_servers_do_not_share_metrics() -> None:
-    """Each has a registry of its own, so two in one process may have the same prefix."""
-    first, second = Metrics("own", list), Metrics("own", list)
+    """What one counts is not in the other, so there may be two in one process."""
+    first, second = Metrics(), Metrics()
     first.observe(record())
     assert samples(second) == {}
 
@@ -89,7 +91,7 @@ def test_endpoints(path: bytes, expected: str) -> None:
 @given(st.text(), st.binary())
 def test_no_label_comes_from_a_client(method: str, path: bytes) -> None:
     """Whatever it sends, the labels are from the lists: a second client's invention adds no series."""
-    metrics = Metrics("own", list)
+    metrics = Metrics()
     metrics.observe(record("NEW", b"/new"))
     known = samples(metrics).keys()
     metrics.observe(record("X" + method, b"/x" + path))
