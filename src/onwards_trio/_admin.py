@@ -3,29 +3,33 @@
 from collections.abc import Callable
 
 from onwards_core import Request, Respond
+from onwards_trio._access import Access
 from onwards_trio._connection import Handler
 from onwards_trio._metric_data import Families, expose
 from onwards_trio._reply import Reply
 
 
-def admin(collect: Callable[[], Families], prefix: str, ready: Callable[[], bool]) -> Handler:
+def admin(collect: Callable[[], Families], prefix: str, ready: Callable[[], bool], access: Access) -> Handler:
     """The handler of a `Server` for operators.
 
     collect: gives all metrics. prefix: of their names. ready: whether the gateway takes requests.
+    access: who may ask for more than health and readiness.
     """
 
     async def handle(request: Request, reply: Reply) -> None:
         path = request.target.partition(b"?")[0]
         if request.method not in ("GET", "HEAD"):
             await reply.respond(_text(405, b"method not allowed", (b"allow", b"GET, HEAD")))
-        elif path == b"/metrics":
-            accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
-            content_type, body = expose(collect(), prefix, accept)
-            await reply.respond(Respond(200, [(b"content-type", content_type.encode())], body))
         elif path == b"/healthz":
             await reply.respond(_text(200, b"ok"))
         elif path == b"/readyz":
             await reply.respond(_text(200, b"ready") if ready() else _text(503, b"draining"))
+        elif refusal := access.refusal(request):
+            await reply.respond(refusal)
+        elif path == b"/metrics":
+            accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+            content_type, body = expose(collect(), prefix, accept)
+            await reply.respond(Respond(200, [(b"content-type", content_type.encode())], body))
         else:
             await reply.respond(_text(404, b"not found"))
 

@@ -67,19 +67,25 @@ def _tell(problems: Iterable[str]) -> None:
 def _serve(args: argparse.Namespace) -> int:
     import trio
 
+    from onwards_trio._access import metrics_key
     from onwards_trio._log import logging_to
     from onwards_trio._serve import Options, serve
 
     if args.record is not None and not args.record.is_dir():
         return _fail([f"{args.record}: no folder to keep incidents in"])
+    try:
+        key = metrics_key(args.metrics_key) if args.metrics_key else None
+    except ValueError as error:
+        return _fail([f"--metrics-key: {error}"])
     options = Options(
         config=args.targets,
         host=args.host,
         port=args.port,
         watch=args.watch,
         metrics=args.metrics,
-        metrics_host=args.host,
+        metrics_host=args.metrics_host,
         metrics_port=args.metrics_port,
+        metrics_key=key,
         metrics_prefix=args.metrics_prefix,
         http_codec=args.http_codec,
         tls_cert=args.tls_cert,
@@ -299,13 +305,15 @@ def _serve_usage(
     _setting(serve, "-p", "--port", type=of.port, default=3000, help="the port to listen on, 0 for any (%(default)s)")
     _switch(serve, "-w", "--watch", help="reload the config file when it changes (on)")
     _switch(serve, "-m", "--metrics", help="serve metrics and health routes (on)")
+    _setting(serve, "--metrics-host", default="127.0.0.1", metavar="HOST", help="the address for those (%(default)s)")
+    _setting(
+        serve, "--metrics-port", type=of.port, default=9090, metavar="PORT", help="the port for those (%(default)s)"
+    )
     _setting(
         serve,
-        "--metrics-port",
-        type=of.port,
-        default=9090,
-        metavar="PORT",
-        help="the port for those, at the same address (%(default)s)",
+        "--metrics-key",
+        metavar="KEY",
+        help="what has to be shown there; ${file:PATH} and ${env:NAME} keep it from lists of processes (nothing)",
     )
     _setting(
         serve,

@@ -12,6 +12,7 @@ from typing import Any, Final
 import attrs
 
 from onwards_core import Config, ConfigError, PoolConfig, ProviderConfig, Snapshot, TlsConfig, load_config
+from onwards_core._values import ResolveSecret
 from onwards_trio._tls import provider_context
 
 SECRET_LIMIT: Final = 1024 * 1024
@@ -30,17 +31,8 @@ def load_file(path: Path) -> Config:
 
 def load_with_digest(path: Path) -> tuple[Config, str]:
     """The same, and what tells one config from another, whatever its secrets are at the moment."""
-
-    def resolve(kind: str, name: str) -> str:
-        if kind == "file":
-            return _read_secret(path.parent / name)
-        try:
-            return os.environ[name]
-        except KeyError:
-            raise LookupError(f"the environment variable {name} is not set") from None
-
     raw = path.read_bytes()
-    config = load_config(raw, resolve)
+    config = load_config(raw, secrets_beside(path.parent))
     problems = tuple(_tls_problems(config))
     if problems:
         raise ConfigError(problems)
@@ -61,6 +53,20 @@ def load_snapshot(path: Path, hash_key: bytes, server: Mapping[str, Any] = Mappi
             _log.warning("%s: targets.%s: providers may be anyone, their certificates are not verified", path, alias)
     config = attrs.evolve(config, server=attrs.evolve(config.server, **server))
     return Snapshot.compile(config, hash_key=hash_key, created=created, digest=digest)
+
+
+def secrets_beside(folder: Path) -> ResolveSecret:
+    """Reads secrets that are kept elsewhere. Paths are relative to the folder."""
+
+    def resolve(kind: str, name: str) -> str:
+        if kind == "file":
+            return _read_secret(folder / name)
+        try:
+            return os.environ[name]
+        except KeyError:
+            raise LookupError(f"the environment variable {name} is not set") from None
+
+    return resolve
 
 
 def _tls_problems(config: Config) -> Iterator[str]:

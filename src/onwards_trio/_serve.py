@@ -15,6 +15,8 @@ import attrs
 import trio
 
 from onwards_core import Gateway, Record
+from onwards_core._values import Secret
+from onwards_trio._access import Access
 from onwards_trio._admin import admin
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
@@ -46,8 +48,10 @@ class Options:
     """Whether to reload the config when its file changes. SIGHUP does that in any case."""
     metrics: bool = True
     """Whether to serve metrics and health."""
-    metrics_host: str = "0.0.0.0"  # noqa: S104 - as `host`
+    metrics_host: str = "127.0.0.1"
     metrics_port: int = 9090
+    metrics_key: Secret | None = None
+    """What has to be shown for anything but health and readiness there. None: nothing."""
     metrics_prefix: str = "onwards"
     http_codec: str | None = None
     """`httptools` or `h11`; None: the first of them that is installed."""
@@ -122,7 +126,9 @@ async def serve(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch)
         if options.metrics:
-            operators = Server(admin(metrics.collect, options.metrics_prefix, lambda: not server.draining), http=http)
+            access = Access(options.metrics_key, options.metrics_host)
+            handler = admin(metrics.collect, options.metrics_prefix, lambda: not server.draining, access)
+            operators = Server(handler, http=http)
             nursery.start_soon(operators.serve, admin_listeners)
             _announce("metrics on", "http", admin_listeners)
         _announce("listening on", "https" if tls else "http", listeners)

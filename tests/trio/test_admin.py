@@ -7,6 +7,8 @@ import pytest
 import trio
 
 from onwards_core import Record
+from onwards_core._values import Secret
+from onwards_trio._access import Access
 from onwards_trio._admin import admin
 from onwards_trio._metrics import Metrics
 from onwards_trio._server import Server
@@ -14,12 +16,12 @@ from tests.trio.gateway_support import Accepting, Client, tcp_pair
 
 
 @asynccontextmanager
-async def operator(*, ready: bool = True) -> AsyncIterator[Client]:
+async def operator(*, ready: bool = True, access: Access | None = None) -> AsyncIterator[Client]:
     """A client of the admin routes, of a gateway that has answered one request."""
     metrics = Metrics()
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
     ours, theirs = tcp_pair()
-    server = Server(admin(metrics.collect, "own", lambda: ready))
+    server = Server(admin(metrics.collect, "own", lambda: ready, access or Access(None, "127.0.0.1")))
     async with trio.open_nursery() as nursery, theirs:
         nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)
@@ -27,7 +29,7 @@ async def operator(*, ready: bool = True) -> AsyncIterator[Client]:
 
 
 def ask(path: str, method: str = "GET", *fields: str) -> bytes:
-    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: h", *fields, "", "")).encode()
+    return "\r\n".join((f"{method} {path} HTTP/1.1", "Host: 127.0.0.1:9090", *fields, "", "")).encode()
 
 
 async def test_metrics() -> None:
@@ -54,6 +56,17 @@ async def test_readiness(ready: bool, status: int) -> None:
     async with operator(ready=ready) as client:
         assert (await client.ask(ask("/readyz?verbose=1"))).status == status
         assert (await client.ask(ask("/healthz"))).status == 200
+
+
+@pytest.mark.parametrize(
+    ("path", "status"), [("/metrics", 401), ("/nothing", 401), ("/healthz", 200), ("/readyz", 200)]
+)
+async def test_access(path: str, status: int) -> None:
+    """Who may not ask learns nothing, not even which paths there are; probes need no key."""
+    async with operator(access=Access(Secret("sk-metrics"), "0.0.0.0")) as client:
+        got = await client.ask(ask(path))
+        assert (got.status, got.body.endswith(b"\n")) == (status, True)
+        assert (await client.ask(ask("/metrics", "GET", "Authorization: Bearer sk-metrics"))).status == 200
 
 
 async def test_head() -> None:

@@ -52,9 +52,8 @@ empty      open    weighted_random  -                          (none)
 @pytest.fixture(autouse=True)
 def clean_environment(monkeypatch):
     """No setting of whoever runs the tests gets into them."""
-    for name in ("TARGETS", "HOST", "PORT", "WATCH", "METRICS", "METRICS_PORT", "METRICS_PREFIX", "DRAIN_SECONDS"):
-        monkeypatch.delenv(f"ONWARDS_{name}", raising=False)
-    monkeypatch.delenv("ONWARDS_LOG_LEVEL", raising=False)
+    for name in [name for name in os.environ if name.startswith("ONWARDS_")]:
+        monkeypatch.delenv(name)
 
 
 @pytest.fixture
@@ -118,6 +117,14 @@ class TestUsage:
                 main(["serve", "-f", "config.json", flag, text])
             assert f"argument {flag}" in capsys.readouterr().err
 
+    def test_a_metrics_key_that_is_none(self, config_file, monkeypatch, capsys):
+        """The error does not show it."""
+        monkeypatch.setenv("ONWARDS_METRICS_KEY", "sk-secret\x7f")
+        assert main(["serve", "-f", str(config_file(CONFIG))]) == 1
+        error = capsys.readouterr().err
+        assert error.startswith("onwards: --metrics-key: expected a secret that is free of control characters")
+        assert "sk-secret" not in error
+
     def test_defaults(self):
         """Without any flag: port 3000 everywhere, watching, with metrics on 9090."""
         found = settings("-f", "config.json")
@@ -128,7 +135,9 @@ class TestUsage:
             "port": 3000,
             "watch": True,
             "metrics": True,
+            "metrics_host": "127.0.0.1",
             "metrics_port": 9090,
+            "metrics_key": None,
             "metrics_prefix": "onwards",
             "tls_cert": None,
             "tls_key": None,

@@ -33,7 +33,7 @@ class Client(Peer):
         """Send a request: by default a chat completion with `members` besides the model."""
         if body is None:
             body = b"" if model is None else json.dumps({"model": model, **members}).encode()
-        head = [("Host", "gateway"), ("Content-Length", str(len(body)))]
+        head = [("Host", "127.0.0.1"), ("Content-Length", str(len(body)))]
         if key is not None:
             head.append(("Authorization", f"Bearer {key}"))
         self.send(head_bytes(f"{method} {path} HTTP/1.1", [*head, *(fields or [])]) + body)
