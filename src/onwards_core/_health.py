@@ -145,6 +145,11 @@ class Health:
             return CircuitState.CLOSED
         return CircuitState.TRIAL if now >= provider.open_until else CircuitState.OPEN
 
+    def open_until(self, identity: str) -> float | None:
+        """Until when the circuit is open at least; in the past for one that waits for its trial. None: it is closed."""
+        provider = self._providers.get(identity)
+        return provider.open_until if provider is not None else None
+
     # After it
 
     def succeeded(self, identity: str, now: float) -> None:

@@ -130,6 +130,14 @@ class Ledger:
         """How many permits are held, of one identity or in all."""
         return sum(self._held.values()) if identity is None else self._held.get(identity, 0)
 
+    def tokens_left(self, limit: Limit, now: float) -> float | None:
+        """How many requests the rate limit would let through at once, fractions of one included. None: it has none."""
+        if limit.rate is None:
+            return None
+        at = round(now * _SECOND)
+        owed = max(0, self._full_at.get(limit.bucket, at) - at)
+        return max(0.0, limit.rate.burst - owed / limit.rate.interval)
+
     def prune(self, now: float) -> None:
         """Forget the limiters whose buckets are full again: they are as good as new."""
         at = round(now * _SECOND)

@@ -5,9 +5,11 @@ from collections.abc import Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
+from time import time
 from types import MappingProxyType
 from typing import Any
 
+import attrs
 import trio
 
 from onwards_core import ConfigError, Gateway
@@ -20,6 +22,16 @@ _log = logging.getLogger("onwards.config")
 _aside = partial(trio.to_thread.run_sync, abandon_on_cancel=True)
 
 
+@attrs.frozen
+class Reload:
+    """One attempt to put a changed config in force."""
+
+    at: float
+    """Seconds of Unix time."""
+    problems: tuple[str, ...]
+    """Why the config from before stayed in force; none if it worked. Nothing in them is secret."""
+
+
 class Reloader:
     """Run `watch` in a task, and call `reload` whenever a reload is wanted at once.
 
@@ -29,6 +41,9 @@ class Reloader:
     """
 
     def __init__(self, path: Path, hash_key: bytes, server: Mapping[str, Any] = MappingProxyType({})) -> None:
+        self.last: Reload | None = None
+        self.loaded = time()
+        """When the config in force was loaded, in seconds of Unix time."""
         self._path = path
         self._server = server
         self._hash_key = hash_key
@@ -51,13 +66,17 @@ class Reloader:
             try:
                 snapshot = await _aside(load_snapshot, self._path, self._hash_key, self._server)
             except ConfigError as error:
+                self.last = Reload(time(), tuple(map(str, error.problems)))
                 for problem in error.problems:
                     _log.error("%s: %s", self._path, problem)
                 _log.error("config not reloaded: the one from before stays in force")
             except OSError as error:
+                self.last = Reload(time(), (f"{self._path}: {error.strerror}",))
                 _log.error("config not reloaded: %s: %s", self._path, error.strerror)
                 self._file.forget()  # It is gone again: should it come back, it is new.
             else:
+                self.last = Reload(time(), ())
+                self.loaded = self.last.at
                 gateway.snapshot = snapshot
                 gateway.prune(trio.current_time())
                 _log.info("config reloaded, targets: %d", len(snapshot.pools))

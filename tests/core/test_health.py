@@ -40,6 +40,7 @@ def test_failures_in_a_row_open_a_circuit() -> None:
     assert (health.state("a", 0.0), health.admits("a", 0.0)) == (CLOSED, True)
     fail(health, 1)
     assert (health.state("a", 0.0), health.admits("a", 9.9)) == (OPEN, False)
+    assert (health.open_until("a"), health.open_until("b")) == (10.0, None)
 
 
 def test_one_trial_decides() -> None:

@@ -201,3 +201,20 @@ def test_pruning_forgets_the_full() -> None:
 def test_reprs_show_no_identity(value: object) -> None:
     """Identities stay out of logs: they are made of keys."""
     assert "secret" not in repr(value)
+
+
+@given(st.integers(1, 20), st.lists(st.sampled_from([0, 1, 500_000_000, 3_000_000_000]), max_size=30), STARTS)
+def test_tokens_left(burst: int, pauses: list[int], at: int) -> None:
+    """So many requests are let through at once, and the next one is refused."""
+    limit = Limit("x", Rate.per_second(2, burst))
+    ledger = Ledger()
+    for pause in pauses:
+        at += pause
+        ledger.acquire([limit], seconds(at))
+    left = ledger.tokens_left(limit, seconds(at))
+    assert left is not None
+    assert 0 <= left <= burst
+    # A nanosecond may be missing.
+    taken = sum(isinstance(ledger.acquire([limit], seconds(at)), Permit) for _ in range(burst))
+    assert taken == int(left + 1e-6)
+    assert ledger.tokens_left(Limit("y"), 0.0) is None

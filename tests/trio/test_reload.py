@@ -301,3 +301,23 @@ class TestReload:
                 nursery.cancel_scope.cancel()
         with path.open("w"):
             pass  # lets the thread end
+
+
+async def test_what_became_of_it(path, monkeypatch) -> None:
+    """It is told how the last reload went and when, and since when the config in force holds."""
+    monkeypatch.setattr(_reload, "time", lambda: next(times))
+    times = iter([100.0, 200.0, 300.0, 400.0])
+    watched = Watched(path)
+    assert (watched.reloader.loaded, watched.reloader.last) == (100.0, None)
+    path.write_text('{"targets": {"x": 1}}')
+    await watched.reload()
+    failed = watched.reloader.last
+    assert (failed.at, watched.reloader.loaded) == (200.0, 100.0)
+    [problem] = failed.problems
+    assert problem.startswith("targets.x: expected ")
+    path.write_text(config("second"))
+    await watched.reload()
+    assert (watched.reloader.last, watched.reloader.loaded) == (_reload.Reload(300.0, ()), 300.0)
+    path.unlink()
+    await watched.reload()
+    assert watched.reloader.last == _reload.Reload(400.0, (f"{path}: No such file or directory",))
