@@ -3,7 +3,8 @@
 Each exchange ends as its faults say that it must: in a whole answer, an honest error, or a break that its client can
 see; no answer is ever another one's; and in the end nothing is left of any of them.
 
-`FAULT_EXCHANGES=200000 FAULT_SEED=7 pytest tests/faults` runs longer, or differently.
+`FAULT_EXCHANGES=200000 FAULT_SEED=7 pytest tests/faults` runs longer, or differently. With `FAULT_RATE=250` it starts that
+many exchanges a second, and so reloads each second.
 """
 
 import json
@@ -30,6 +31,8 @@ from tests.trio.program_support import read_until, running
 
 EXCHANGES = int(os.environ.get("FAULT_EXCHANGES", "10000"))
 SEED = int(os.environ.get("FAULT_SEED", "1"))
+RATE = float(os.environ.get("FAULT_RATE", "inf"))
+EXCHANGES_PER_RELOAD = 250
 CLIENTS = 40
 IDLE = 10
 
@@ -81,6 +84,7 @@ class Schedule:
         self.port = port
         self.reload = reload
         self.left = count
+        self._next_start = trio.current_time()
         self.outcomes: Counter[str] = Counter()
         self._random = Random(SEED)
         self._names = [name for name in BEHAVIOURS if name != "silent"] * 8 + ["silent"]
@@ -96,8 +100,10 @@ class Schedule:
     async def _exchange(self, client: Client) -> bool:
         """One exchange; whether the connection is good for another one."""
         self.left -= 1
-        if not self.left % 250:
+        if not self.left % EXCHANGES_PER_RELOAD:
             self.reload()
+        self._next_start += 1 / RATE
+        await trio.sleep_until(self._next_start)
         # The first provider mostly works, as in life: otherwise nothing but its faults would be seen.
         plan = [self._random.choice(self._names), self._random.choice(self._names)]
         nonce = b"%032x" % self._random.getrandbits(128)
@@ -211,31 +217,34 @@ async def test_each_exchange_ends_as_it_must(codec: str, count: int, tmp_path: P
 
             serving.start_soon(partial(trio.to_thread.run_sync, listen))
             before = process.descriptors()
-            memory: list[tuple[int, int]] = []  # exchanges, and bytes
+            seen: list[tuple[int, int, int]] = []  # exchanges, bytes of memory, descriptors
 
             def reload() -> None:
-                memory.append((count - schedule.left, process.memory()))
+                seen.append((count - schedule.left, process.memory(), process.descriptors()))
                 new = file.with_suffix(".new")
-                new.write_text(config(ports, len(memory)))
+                new.write_text(config(ports, len(seen)))
                 new.replace(file)
                 program.send_signal(signal.SIGHUP)
 
+            start = trio.current_time()
             schedule = Schedule(port, count, reload)
             async with trio.open_nursery() as clients:
                 for _ in range(CLIENTS):
                     clients.start_soon(schedule.client)
             # After half of them it has what it needs.
-            settled = memory[len(memory) // 2 :]
-            slope = linear_regression(*zip(*settled, strict=True)).slope
+            exchanges, memory, descriptors = zip(*seen[len(seen) // 2 :], strict=True)
+            print(dict(schedule.outcomes), f"reloads: {len(seen)}, {trio.current_time() - start:.0f} seconds")
+            slope = linear_regression(exchanges, memory).slope
+            print(f"memory: {memory[0]} to {memory[-1]} bytes, {slope:.1f} for each exchange")
+            slope = linear_regression(exchanges, descriptors).slope
             print(
-                dict(schedule.outcomes), f"reloads: {len(memory)}, memory: {settled[0][1]} to {settled[-1][1]} bytes,"
+                f"descriptors: {before}, then {min(descriptors)} to {max(descriptors)}, {slope:.6f} for each exchange"
             )
-            print(f"{slope:.1f} bytes for each exchange; descriptors: {before}, then {process.descriptors()}")
             # Clients have closed; the gateway needs a moment to see that, and keeps some connections to providers.
             with trio.fail_after(20):
                 while process.under_way() or process.descriptors() > before + 2 * IDLE:
                     await trio.lowlevel.checkpoint()
-            assert settled[-1][1] - settled[0][1] < 8_000_000
+            assert memory[-1] - memory[0] < 8_000_000
             program.terminate()
             assert await trio.to_thread.run_sync(partial(program.wait, timeout=20)) == 0
         assert not faults
