@@ -122,7 +122,7 @@ async def listens(gateway: Running) -> None:
                 _, writer = await asyncio.open_connection(HOST, gateway.port)
                 writer.close()
                 return
-            if (Path("/proc") / str(gateway.pid) / "cmdline").read_bytes() == b"":  # ended, and not yet waited for
+            if b") Z " in (Path("/proc") / str(gateway.pid) / "stat").read_bytes():  # ended, and not yet waited for
                 raise RuntimeError(f"{gateway.name} ended at its start: {gateway.log.read_text()}")
             await asyncio.sleep(0.005)
 

@@ -45,7 +45,7 @@ def test_published_requests(request: Any) -> None:
             ]
         },
         {"temperature": 0, "top_p": 1, "n": 1, "presence_penalty": -2, "frequency_penalty": 2, "seed": -1},
-        dict.fromkeys(names(_chat.ChatRequest) - {"model", "messages"}),
+        dict.fromkeys(sorted(names(_chat.ChatRequest) - {"model", "messages"})),
         {"stop": ["a", "b"], "stream": True, "stream_options": {"include_usage": True}},
         {"top_k": 5, "chat_template_kwargs": {"enable_thinking": False}, "guided_json": {}},
         {"tools": [{"type": "function", "function": {"name": "f"}}], "tool_choice": "required"},

@@ -155,12 +155,14 @@ async def test_one_silent_body_does_not_end_another(
 
 
 async def slowly(stream: trio.abc.Stream) -> None:
-    """Answers with a pause before each byte, so that the client waits everywhere it can."""
+    """Answers with a pause before each piece, so that the client waits everywhere it can."""
     for _ in range(2):
         await read_request(stream)
-        for byte in b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n":
+        for piece in b"HTT P/1.1_200_OK\r\n Transfer-Encoding:chunked\r\n \r\n 2 \r\n o k \r\n 0 \r\n \r \n".split(
+            b" "
+        ):
             await trio.sleep(1)
-            await stream.send_all(bytes([byte]))
+            await stream.send_all(piece.replace(b"_", b" "))
 
 
 async def stale(stream: trio.abc.Stream) -> None:

@@ -16,8 +16,9 @@ from onwards_trio._log import _Queued, logging_to
 from tests.trio.program_support import read_until, running
 
 
-def test_lines_arrive_in_order_and_as_a_whole() -> None:
+def test_lines_arrive_in_order_and_as_a_whole(monkeypatch) -> None:
     """All of them by the time that it is over, whatever characters are in them."""
+    monkeypatch.setattr(logging.root, "handlers", [])  # xdist has no way to pass on what pytest's would keep.
     reader, writer = os.pipe()
     with logging_to(writer, "INFO"):
         for number in range(50):
