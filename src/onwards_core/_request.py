@@ -2,6 +2,7 @@
 
 import re
 from functools import lru_cache
+from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
 from onwards_core._events import Headers, Request
@@ -36,6 +37,10 @@ _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
 _NOT_IN_TARGET = re.compile(rb"[\0-\x20\x7f#]")
 # A segment `.` or `..`, ended by anything that ends a segment, a path or a text for some server.
 _DOT_SEGMENT = re.compile(rb"[/\\]\.\.?(?:[/\\;?#\0]|\Z)")
+# Spellings that some decoders take for ASCII: sequences longer than UTF-8 allows, and an escape that is none.
+_ODD_SPELLING = re.compile(
+    rb"[\xc0\xc1][\x80-\xbf]|\xe0[\x80-\x9f][\x80-\xbf]|\xf0[\x80-\x8f][\x80-\xbf]{2}|%[uU][0-9A-Fa-f]{4}"
+)
 # Nobody escapes a path more often than this in earnest, and undoing more would take long.
 _MAX_ESCAPINGS = 8
 
@@ -53,7 +58,9 @@ def safe_target(target: bytes) -> bool:
     for _ in range(_MAX_ESCAPINGS + 1):
         decoded = unquote_to_bytes(path)
         if decoded == path:
-            return not _DOT_SEGMENT.search(path)
+            # Some servers bring a path into this form, in which U+FF0E is a dot.
+            plain = normalize("NFKC", path.decode("utf-8", "surrogateescape")).encode("utf-8", "surrogateescape")
+            return not (_ODD_SPELLING.search(path) or _DOT_SEGMENT.search(plain))
         path = decoded
     return False
 

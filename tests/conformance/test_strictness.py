@@ -53,6 +53,16 @@ _AMBIGUOUS = {
     "two spaces": _request(_LENGTH, start=b"POST  /v1/embeddings HTTP/1.1"),
     "a space in the target": _request(_LENGTH, start=b"POST /v1/embed dings HTTP/1.1"),
     "a fragment": _request(_LENGTH, start=b"POST /v1/embeddings#x HTTP/1.1"),
+    "a host that is none": _request(_LENGTH).replace(b"Host: g", b"Host: g/x"),
+    "a whole URL": _request(_LENGTH, start=b"POST http://g/v1/embeddings HTTP/1.1"),
+    "an authority": _request(_LENGTH, start=b"POST g:80 HTTP/1.1"),
+    "dot segments": _request(_LENGTH, start=b"POST /v1/../embeddings HTTP/1.1"),
+    "dot segments, escaped": _request(_LENGTH, start=b"POST /v1/%252e%2E%5cembeddings HTTP/1.1"),
+    "dot segments in Unicode": _request(_LENGTH, start=b"POST /v1/%ef%bc%8e./embeddings HTTP/1.1"),
+    "WebSocket": _request(b"Connection: Upgrade", b"Upgrade: websocket", _LENGTH),
+    "HTTP/2 without TLS": _request(
+        b"Connection: Upgrade, HTTP2-Settings", b"Upgrade: h2c", b"HTTP2-Settings: AA", _LENGTH
+    ),
     "CONNECT": _request(start=b"CONNECT host:443 HTTP/1.1", body=b""),
     "TRACE": _request(start=b"TRACE / HTTP/1.1", body=b""),
 }

@@ -117,7 +117,6 @@ _REMOVED = {
     "keep-alive": "timeout=5",
     "te": "trailers",
     "trailer": "x-trailer",
-    "upgrade": "websocket",
     "proxy-connection": "keep-alive",
     "proxy-authorization": "Basic eA==",
     "proxy-anything": "x",

@@ -136,6 +136,12 @@ def test_plain_targets_are_safe(segments: list[str]) -> None:
         b"/..%3fx",
         b"/..%23",
         b"/..%00",
+        b"/%c0%ae%c0%ae/",
+        b"/..%e0%80%af",
+        b"/%f0%80%80%ae./a",
+        b"/%u002e%u002e/",
+        "/\uff0e\uff0e/".encode(),
+        b"/%e2%80%a5%ef%bc%8fa",
     ],
 )
 def test_unsafe_targets(target: bytes) -> None:

@@ -31,7 +31,8 @@ GOOD_REQUESTS = {
     "many fields": b"GET / HTTP/1.1\r\n" + HOST + b"a: b\r\n" * (FIELD_LIMIT - 1) + b"\r\n",
     "a target that looks like an origin": b"GET //elsewhere/x HTTP/1.1\r\n" + HOST + b"\r\n",
     "latin-1 in a value": b"GET / HTTP/1.1\r\n" + HOST + b"x: caf\xe9\t!\r\n\r\n",
-    "an upgrade": b"POST / HTTP/1.1\r\n" + HOST + b"Upgrade: h2c\r\nConnection: upgrade\r\nContent-Length: 1\r\n\r\nx",
+    "a host with a port": b"GET / HTTP/1.1\r\nHost: [::1]:3000\r\n\r\n",
+    "a host without a name": b"GET / HTTP/1.1\r\nHost:\r\n\r\n",
 }
 
 BAD_REQUESTS = {
@@ -53,6 +54,12 @@ BAD_REQUESTS = {
     "empty line first": b"\r\nGET / HTTP/1.1\r\n" + HOST + b"\r\n",
     "no host": b"GET / HTTP/1.1\r\nx: y\r\n\r\n",
     "two hosts": b"GET / HTTP/1.1\r\n" + HOST + b"Host: other\r\n\r\n",
+    "a list of hosts": b"GET / HTTP/1.1\r\nHost: a,b\r\n\r\n",
+    "a host that is an origin": b"GET / HTTP/1.1\r\nHost: http://a\r\n\r\n",
+    "a host with a user": b"GET / HTTP/1.1\r\nHost: u@a\r\n\r\n",
+    "a host with a space": b"GET / HTTP/1.1\r\nHost: a b\r\n\r\n",
+    "a dot segment": b"GET /v1/%2e%2e/x HTTP/1.1\r\n" + HOST + b"\r\n",
+    "an upgrade": b"GET / HTTP/1.1\r\n" + HOST + b"Upgrade: websocket\r\nConnection: upgrade\r\n\r\n",
     "the same host twice": b"GET / HTTP/1.1\r\n" + HOST + HOST + b"\r\n",
     "length and chunks": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\n" + CHUNKED + b"\r\n0\r\n\r\n",
     "two lengths": b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nxy",

@@ -117,9 +117,9 @@ def test_an_answer_before_the_request_has_ended(http: Codecs) -> None:
 
 @with_each_codec
 def test_the_client_that_waits_for_100_gets_it(http: Codecs) -> None:
-    """And then sends its body; an upgrade that it asks for is ignored."""
+    """And then sends its body."""
     codec = http.server()
-    head = b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nUpgrade: websocket\r\nContent-Length: 1\r\n\r\n"
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Expect: 100-continue\r\nContent-Length: 1\r\n\r\n"
     assert feed(codec, [head])[-1] is Signal.NEED_DATA
     assert codec.continue_100() == b"HTTP/1.1 100 Continue\r\n\r\n"
     assert feed(codec, [b"x"]) == [b"x", Signal.END]

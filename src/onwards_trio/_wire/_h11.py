@@ -1,7 +1,4 @@
-"""Both codecs over h11, which parses and writes; `Guard` sees to it that only strict HTTP gets to it.
-
-`Upgrade` is ignored: the answer is plain HTTP/1.1.
-"""
+"""Both codecs over h11, which parses and writes; `Guard` sees to it that only strict HTTP gets to it."""
 
 from collections.abc import Callable
 from http import HTTPStatus
@@ -121,7 +118,9 @@ class H11ServerCodec(_Reader[h11.Request]):
             return read
         request, headers, framing = read
         self._method = request.method  # before any fault: h11 knows too that the answer to HEAD has no body
-        fault = _fault_in_version(request, framing) or fault_in_request(request.method.decode(), request.target)
+        fault = _fault_in_version(request, framing) or fault_in_request(
+            request.method.decode(), request.target, dict(headers)
+        )
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)

@@ -172,7 +172,7 @@ class HttptoolsServerCodec(_Reader):
                 return self._broken(NOT_HTTP)
         elif not self._http_1_0:
             return self._broken(NOT_HTTP)
-        fault = fault_in_request(self._method, target)
+        fault = fault_in_request(self._method, target, fields)
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)

@@ -1,5 +1,10 @@
 """What the codecs have in common when they receive, whichever parser they use."""
 
+import re
+from collections.abc import Mapping
+from functools import lru_cache
+
+from onwards_core._request import safe_target
 from onwards_trio._wire import Malformed, Signal
 from onwards_trio._wire._guard import Framing, Guard
 
@@ -48,9 +53,24 @@ class Reader:
         return self._broken(Malformed(400, "The connection was closed in the middle of a message.", truncated=True))
 
 
-def fault_in_request(method: str, target: bytes) -> Malformed | None:
+# A host and perhaps a port: RFC 9110, section 7.2. A comma could stand between two of them.
+_HOST = re.compile(rb"(?:[!$&'()*+;=._~%0-9A-Za-z-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9]*)?")
+
+
+@lru_cache(maxsize=1024)
+def _is_host(value: bytes) -> bool:
+    """Cached: clients name the same few hosts over and over."""
+    return bool(_HOST.fullmatch(value))
+
+
+def fault_in_request(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> Malformed | None:
+    """fields: the header by names; it has one Host at most."""
     if method not in _METHODS:
         return Malformed(400, "The method is not available.")
-    if not target.startswith(b"/") or b"#" in target:
-        return Malformed(400, "The request target has to be a path, with a query or without.")
+    if not safe_target(target):
+        return Malformed(400, "The request target has to be a plain absolute path, with a query or without.")
+    if b"upgrade" in fields:
+        return SWITCHED
+    if not _is_host(fields.get(b"host", b"")):
+        return Malformed(400, "The Host is not the name of one.")
     return None
