@@ -7,14 +7,18 @@ from onwards_trio._access import Access
 from onwards_trio._connection import Handler
 from onwards_trio._metric_data import Families, expose
 from onwards_trio._reply import Reply
+from onwards_trio._status_routes import StatusRoutes
 
 
-def admin(collect: Callable[[], Families], prefix: str, ready: Callable[[], bool], access: Access) -> Handler:
+def admin(
+    collect: Callable[[], Families], prefix: str, ready: Callable[[], bool], access: Access, status: StatusRoutes
+) -> Handler:
     """The handler of a `Server` for operators.
 
     collect: gives all metrics. prefix: of their names. ready: whether the gateway takes requests.
     access: who may ask for more than health and readiness.
     """
+    pages = {b"/": status.page, b"/status.json": status.json, b"/status/events": status.events}
 
     async def handle(request: Request, reply: Reply) -> None:
         path = request.target.partition(b"?")[0]
@@ -30,6 +34,8 @@ def admin(collect: Callable[[], Families], prefix: str, ready: Callable[[], bool
             accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
             content_type, body = expose(collect(), prefix, accept)
             await reply.respond(Respond(200, [(b"content-type", content_type.encode())], body))
+        elif path in pages:
+            await pages[path](request, reply)
         else:
             await reply.respond(_text(404, b"not found"))
 

@@ -18,6 +18,7 @@ from onwards_core import Gateway, Record
 from onwards_core._values import Secret
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
+from onwards_trio._connection import Handler
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
@@ -28,6 +29,9 @@ from onwards_trio._record import Incidents
 from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
 from onwards_trio._server_tls import ServerTls
+from onwards_trio._status import Board
+from onwards_trio._status_data import Status
+from onwards_trio._status_routes import StatusRoutes
 from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
@@ -80,10 +84,7 @@ async def serve(options: Options) -> None:
     gateway = Gateway(load_snapshot(options.config, hash_key, options.server), random=Random())  # noqa: S311  # Spreads load, no more.
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
-    # What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000
-    # requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles.
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)
+    _collect_less_garbage()
     async with AsyncExitStack() as opened:
         listeners = await _listen(opened, options.host, options.port)
         admin_listeners = await _listen(opened, options.metrics_host, options.metrics_port) if options.metrics else []
@@ -93,6 +94,8 @@ async def serve(options: Options) -> None:
 
         def observe(record: Record) -> None:
             metrics.observe(record)
+            if options.metrics:
+                board.observe(record)
             log_record(record)
 
         incidents = Incidents(options.record) if options.record else None
@@ -106,6 +109,7 @@ async def serve(options: Options) -> None:
             tls=(lambda: tls.context) if tls else None,
         )
         metrics = Metrics(requests(server.under_way))
+        board = Board(gateway, reloader, server.under_way, lambda: server.draining)
 
         async def obey_signals() -> None:
             async for number in signals:
@@ -126,10 +130,8 @@ async def serve(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch)
         if options.metrics:
-            access = Access(options.metrics_key, options.metrics_host)
-            handler = admin(metrics.collect, options.metrics_prefix, lambda: not server.draining, access)
-            operators = Server(handler, http=http)
-            nursery.start_soon(operators.serve, admin_listeners)
+            operators = _operators(options, server, metrics, board)
+            nursery.start_soon(Server(operators, http=http).serve, admin_listeners)
             _announce("metrics on", "http", admin_listeners)
         _announce("listening on", "https" if tls else "http", listeners)
         if incidents is not None:
@@ -138,6 +140,28 @@ async def serve(options: Options) -> None:
         if incidents is not None:
             await incidents.aclose()
         nursery.cancel_scope.cancel()
+
+
+def _collect_less_garbage() -> None:
+    """What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000
+    requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles."""
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)
+
+
+def _operators(options: Options, server: Server, metrics: Metrics, board: Board) -> Handler:
+    """Answers on the metrics port."""
+
+    async def read_status() -> Status:
+        return board.read()
+
+    return admin(
+        metrics.collect,
+        options.metrics_prefix,
+        lambda: not server.draining,
+        Access(options.metrics_key, options.metrics_host),
+        StatusRoutes(read_status, lambda: server.draining),
+    )
 
 
 async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:

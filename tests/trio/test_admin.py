@@ -12,7 +12,13 @@ from onwards_trio._access import Access
 from onwards_trio._admin import admin
 from onwards_trio._metrics import Metrics
 from onwards_trio._server import Server
+from onwards_trio._status_data import Status
+from onwards_trio._status_routes import StatusRoutes
 from tests.trio.gateway_support import Accepting, Client, tcp_pair
+
+
+async def no_status() -> Status:
+    raise AssertionError("nobody has asked for it")
 
 
 @asynccontextmanager
@@ -21,7 +27,8 @@ async def operator(*, ready: bool = True, access: Access | None = None) -> Async
     metrics = Metrics()
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
     ours, theirs = tcp_pair()
-    server = Server(admin(metrics.collect, "own", lambda: ready, access or Access(None, "127.0.0.1")))
+    access = access or Access(None, "127.0.0.1")
+    server = Server(admin(metrics.collect, "own", lambda: ready, access, StatusRoutes(no_status, lambda: False)))
     async with trio.open_nursery() as nursery, theirs:
         nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)
@@ -79,6 +86,6 @@ async def test_head() -> None:
 async def test_nothing_else() -> None:
     """Other paths are not found, other methods not allowed."""
     async with operator() as client:
-        assert (await client.ask(ask("/"))).status == 404
+        assert (await client.ask(ask("/v1/models"))).status == 404
         got = await client.ask(ask("/metrics", "POST"))
         assert (got.status, got.headers[b"allow"]) == (405, b"GET, HEAD")
