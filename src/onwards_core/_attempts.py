@@ -120,7 +120,7 @@ class Attempts:
         self._waited += delay
         self._waited_for = index
         self._rested = True
-        self.close()
+        self._leave()
         return Wait(now + delay)
 
     def _take(self, index: int, now: float, *, anyway: bool = False) -> Provider | Refusal | None:
@@ -140,7 +140,7 @@ class Attempts:
             self._record.attempts.append(Attempt(provider.label, now, now, "refused_locally"))
             self.refusals.append(permit)
             return None if self._policy.on_rate_limit else permit
-        self.close()
+        self._leave()
         self._permit = permit
         self._provider = provider
         self._started = now
@@ -187,6 +187,12 @@ class Attempts:
 
     def close(self) -> None:
         """Give the permit back."""
+        self._leave()
+        # The order refers back to this. Such a cycle for each exchange had the garbage collector take 5 % of all CPU
+        # time, in pauses of 50 ms.
+        self._order = None
+
+    def _leave(self) -> None:
         if self._permit is not None:
             self._permit.release()
             self._permit = None

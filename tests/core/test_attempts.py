@@ -1,5 +1,7 @@
 """Whom an exchange tries next, and when: attempts, waits, pauses and circuits."""
 
+import gc
+import weakref
 from random import Random
 from typing import Any
 
@@ -494,3 +496,22 @@ def test_misuse() -> None:
         exchange.feed(BUSY, 0.0)
         with pytest.raises(RuntimeError, match="WAITING"):
             exchange.feed(BUSY, 0.0)
+
+
+# What is left of it
+
+
+def test_no_work_for_the_garbage_collector() -> None:
+    """An exchange that is over is gone at once, also when it did not need all of its providers."""
+    at = gateway({"m": falling_back("a", "b", "c")})
+    gc.disable()
+    try:
+        with exchange_of(at) as exchange:
+            exchange.begin(0.0)
+            exchange.feed(BUSY, 0.1)
+            exchange.feed(OK, 0.2)
+        attempts = weakref.ref(exchange._attempts)
+        del exchange
+        assert attempts() is None
+    finally:
+        gc.enable()
