@@ -19,14 +19,14 @@ FailureReason: TypeAlias = Literal[
     "reset",
     "protocol",
     "too_large",
-    "no_memory",
+    "no_resources",
 ]
 """Why there is no (complete) answer.
 
 `connect`: no connection could be made, TLS included. The timeouts: the provider's `connect_timeout`, `head_timeout` or
 `idle_timeout` passed; `first_content_timeout` is the exchange's own finding. `reset`: the provider closed or reset the
-connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over its limit. `no_memory`: the
-driver can't hold a collected body at the moment.
+connection. `protocol`: what it sent is not HTTP. `too_large`: a collected body is over its limit. `no_resources`: the
+driver itself lacks memory for the body, or files for a connection, at the moment.
 """
 
 

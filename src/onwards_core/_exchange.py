@@ -275,7 +275,7 @@ class Exchange:
         self._attempt.ended, self._attempt.outcome = now, reason
         self._last = reason
         policy = self._pool.fallback
-        if reason not in ("too_large", "no_memory"):
+        if reason not in ("too_large", "no_resources"):
             self._attempts.failed(now)
             early = self._state is _State.SENDING or policy.on_embedded_error
             resend = policy.enabled and policy.may_resend(self._request.method, self.record.path, reason)
@@ -474,7 +474,7 @@ def _outcome(last: int | FailureReason) -> Respond:
             return Respond(last, _JSON, upstream_error(last))
         case "connect_timeout" | "head_timeout" | "first_content_timeout" | "idle_timeout":
             return error("gateway_timeout")
-        case "no_memory":
+        case "no_resources":
             return overloaded()
         case _:
             return error("bad_gateway")

@@ -93,6 +93,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_client_ca=args.tls_client_ca,
         server={name: value for name in of.server_limits() if (value := getattr(args, f"server_{name}")) is not None},
         record=args.record,
+        drain_delay=args.drain_delay,
         drain_seconds=args.drain_seconds,
     )
     with logging_to(sys.stderr.fileno(), args.log_level):
@@ -338,6 +339,14 @@ def _serve_usage(
         type=of.codec,
         metavar="NAME",
         help="what reads HTTP: httptools or h11 (the first of them that is installed)",
+    )
+    _setting(
+        serve,
+        "--drain-delay",
+        type=of.number(0.0, float("inf")),
+        default=0.0,
+        metavar="SECONDS",
+        help="how long to serve on at shutdown, but not be ready (%(default)g)",
     )
     _setting(
         serve,

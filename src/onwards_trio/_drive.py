@@ -152,7 +152,7 @@ class _Upstream:
             if size > limit:
                 return UpstreamFailed("too_large")
             if not self._reply.hold(len(data)):
-                return UpstreamFailed("no_memory")
+                return UpstreamFailed("no_resources")
             pieces.append(data)
         return BodyCollected(b"".join(pieces))
 

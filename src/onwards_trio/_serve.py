@@ -2,14 +2,16 @@
 
 import gc
 import logging
+import math
 import os
+import resource
 import signal
 from collections.abc import Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
 from types import MappingProxyType
-from typing import Any
+from typing import Any, Final
 
 import attrs
 import trio
@@ -36,6 +38,9 @@ from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
 from onwards_trio._wire._choose import codecs
+
+_OTHER_FILES: Final = 64
+"""Listeners, the config, operators' connections, and some to providers that wait for their next request."""
 
 _log = logging.getLogger("onwards")
 
@@ -68,8 +73,10 @@ class Options:
     """Fields of the config's `server` that have other values than it says."""
     record: Path | None = None
     """The folder where exchanges that ended badly are kept. None: they are not."""
+    drain_delay: float = 0.0
+    """How long to go on as before when the process has been told to stop, except that it says that it is not ready."""
     drain_seconds: float = 30.0
-    """How long requests under way may take to finish when the process has been told to stop."""
+    """How long requests under way may take to finish after that."""
 
 
 async def serve(options: Options) -> None:
@@ -104,6 +111,7 @@ async def serve(options: Options) -> None:
             screen=screening(gateway),
             observe=observe,
             limits=lambda: gateway.snapshot.server,
+            room=_room_for_connections(),
             drain_seconds=options.drain_seconds,
             http=http,
             tls=(lambda: tls.context) if tls else None,
@@ -120,8 +128,8 @@ async def serve(options: Options) -> None:
                 elif server.draining:
                     nursery.cancel_scope.cancel()
                 else:
-                    _log.info("draining for at most %g seconds", options.drain_seconds)
-                    server.drain()
+                    _log.info("draining for at most %g seconds", options.drain_delay + options.drain_seconds)
+                    server.drain(options.drain_delay)
 
         nursery.start_soon(obey_signals)
         nursery.start_soon(Prober(gateway, transport).run)
@@ -162,6 +170,18 @@ def _operators(options: Options, server: Server, metrics: Metrics, board: Board)
         Access(options.metrics_key, options.metrics_host),
         StatusRoutes(read_status, lambda: server.draining),
     )
+
+
+def _room_for_connections() -> float:
+    """For how many clients there are files, of which each may need another one for its provider. Takes all files that
+    the system allows: the lower limit that most processes begin with is for programs that can't count further."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if most == resource.RLIM_INFINITY:
+        return math.inf
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    room = max(1, (most - _OTHER_FILES) // 2)
+    _log.info("open files: %d, which is enough for %d connections", most, room)
+    return room
 
 
 async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:

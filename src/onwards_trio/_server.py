@@ -6,8 +6,8 @@ import math
 import socket
 import ssl
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Final, TypeVar
 
 import attrs
@@ -56,6 +56,28 @@ async def open_listeners(host: str, port: int) -> list[TcpListener]:
 Listener = TypeVar("Listener", bound=trio.abc.Listener[TcpStream])
 
 
+@contextmanager
+def _calm_log() -> Iterator[None]:
+    """Trio tells of each time that it can't accept a connection, ten times a second and with a traceback."""
+    log = logging.getLogger("trio.serve_listeners")
+    told = -math.inf
+
+    def once_in_a_while(record: logging.LogRecord) -> bool:
+        nonlocal told
+        now = trio.current_time()
+        if now - told < _WARNING_INTERVAL:
+            return False
+        told = now
+        record.exc_info = None
+        return True
+
+    log.addFilter(once_in_a_while)
+    try:
+        yield
+    finally:
+        log.removeFilter(once_in_a_while)
+
+
 class Server:
     """An HTTP/1.1 server: run `serve` in a task; `drain` ends it.
 
@@ -63,6 +85,7 @@ class Server:
     screen: refuses requests before their bodies are read; see `screening`.
     observe: gets the record of each request once that is answered, or its client gone.
     limits: those that hold for the connections that come now.
+    room: for how many connections the system has files, whatever the limits say.
     drain_seconds: how long requests under way may take to finish.
     http: what reads and writes HTTP.
     tls: the context for the connections that come now; None: they are plain.
@@ -75,12 +98,16 @@ class Server:
         screen: Screen = lambda _: None,
         observe: Callable[[Record], None] = lambda _: None,
         limits: Callable[[], ServerConfig] = ServerConfig,
+        room: float = math.inf,
         drain_seconds: float = 30.0,
         http: Codecs | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
     ) -> None:
         self.draining = False
+        """Whether it was told to: it wants no more requests, but may still take them."""
+        self._takes_no_more = False
         self._limits = limits
+        self._room = room
         self._drain_seconds = drain_seconds
         self._http = http or codecs()
         self._tls = tls
@@ -100,16 +127,23 @@ class Server:
         async with trio.open_nursery() as watch:
             watch.start_soon(self._end_late_ones)
             async with trio.open_nursery() as connections:
-                with self._accepting:
+                with self._accepting, _calm_log():
                     # When the process is out of file descriptors, this waits a moment and tries again.
                     await trio.serve_listeners(self._serve_connection, listeners, handler_nursery=connections)
+                self._drain_connections()
                 connections.cancel_scope.deadline = trio.current_time() + self._drain_seconds
             watch.cancel_scope.cancel()
 
-    def drain(self) -> None:
-        """Stop listening, close idle connections, let requests under way finish, and refuse new ones meanwhile."""
+    def drain(self, delay: float = 0.0) -> None:
+        """Want no more requests, and after so many seconds stop listening, close idle connections, let requests under
+        way finish, and refuse new ones meanwhile."""
         self.draining = True
-        self._accepting.cancel()
+        self._accepting.deadline = trio.current_time() + delay
+        if not delay:
+            self._drain_connections()
+
+    def _drain_connections(self) -> None:
+        self._takes_no_more = True
         for connection in self._connections:
             connection.drain()
 
@@ -117,7 +151,7 @@ class Server:
         limits = self._limits()
         client = _address(stream)
         most = limits.connections_per_address
-        if self._count >= limits.connections or (most is not None and self._clients[client] >= most):
+        if self._count >= min(limits.connections, self._room) or (most is not None and self._clients[client] >= most):
             self._turn_away(stream)
             return
         self._count += 1
@@ -142,7 +176,7 @@ class Server:
             stream,
             self._http.server(limits.head_bytes, limits.head_fields),
             attrs.evolve(self._service, limits=limits),
-            draining=self.draining,
+            draining=self._takes_no_more,
         )
         self._connections.add(connection)
         try:

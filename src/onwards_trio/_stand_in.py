@@ -27,7 +27,7 @@ KEY: Final = b"stand-in"
 
 _JSON: Final[Headers] = [(b"content-type", b"application/json")]
 _EVENTS: Final[Headers] = [(b"content-type", b"text/event-stream")]
-_REASONS: Final = frozenset(get_args(FailureReason)) - {"first_content_timeout", "too_large", "no_memory"}
+_REASONS: Final = frozenset(get_args(FailureReason)) - {"first_content_timeout", "too_large", "no_resources"}
 
 
 def with_stand_in_key(snapshot: Snapshot, limits: KeyLimits | None, like: bytes | None = None) -> Snapshot:

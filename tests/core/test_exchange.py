@@ -157,7 +157,7 @@ def test_no_fallback_on_status(settings: dict[str, Any], status: int) -> None:
     assert tried(exchange) == [("a", f"status_{status}" if status >= 400 else "ok")]
 
 
-OURS = ("too_large", "no_memory")  # which another provider would not change
+OURS = ("too_large", "no_resources")  # which another provider would not change
 PROVIDERS = [reason for reason in get_args(FailureReason) if reason not in OURS]
 
 
@@ -173,7 +173,7 @@ def test_fallback_on_failure(reason: FailureReason) -> None:
 
 FAILURES = {
     **{reason: (504, "gateway_timeout") for reason in get_args(FailureReason) if reason.endswith("_timeout")},
-    "no_memory": (503, "overloaded"),
+    "no_resources": (503, "overloaded"),
 }
 
 

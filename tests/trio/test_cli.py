@@ -145,6 +145,7 @@ class TestUsage:
             **dict.fromkeys(f"server_{field.name}" for field in attrs.fields(ServerConfig)),
             "record": None,
             "http_codec": None,
+            "drain_delay": 0.0,
             "drain_seconds": 30.0,
             "log_level": "INFO",
         }
@@ -189,6 +190,7 @@ class TestEnvironment:
             ("metrics", "false", False),
             ("metrics_port", "0", 0),
             ("metrics_prefix", "gateway", "gateway"),
+            ("drain_delay", "2.5", 2.5),
             ("drain_seconds", "1.5", 1.5),
             ("log_level", "Debug", "DEBUG"),
         ],

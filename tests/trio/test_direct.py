@@ -1,13 +1,17 @@
 """Our own keep-alive connections: who gets which, when a request is repeated, how answers end."""
 
+import errno
 import socket
 import struct
+from collections.abc import Callable
 from contextlib import aclosing
 
 import pytest
 import trio
 import trio.testing
 
+from onwards_core import TlsConfig
+from onwards_trio._tcp import TcpStream
 from onwards_trio._upstream._direct import DirectTransport
 from tests.trio.upstream_support import (
     OK,
@@ -328,6 +332,27 @@ async def test_nobody_listens() -> None:
         reserved.bind(("127.0.0.1", 0))
         async with DirectTransport() as transport:
             assert await fails(transport.send(request_to("127.0.0.1", reserved.getsockname()[1]))) == "connect"
+
+
+def no_files() -> OSError:
+    return OSError(errno.EMFILE, "Too many open files")
+
+
+def no_files_for_any_address() -> OSError:
+    error = OSError("all attempts to connect failed")
+    error.__cause__ = no_files()
+    return error
+
+
+@pytest.mark.parametrize("error", [no_files, no_files_for_any_address])
+async def test_what_we_lack_is_not_the_providers_fault(error: Callable[[], OSError]) -> None:
+    """Out of file descriptors: another provider could not be reached either."""
+
+    async def connect(scheme: str, host: str, port: int, tls: TlsConfig | None) -> TcpStream:
+        raise error()
+
+    async with DirectTransport(connect) as transport:
+        assert await fails(transport.send(request_to())) == "no_resources"
 
 
 # More than any socket's buffers take.

@@ -2,7 +2,9 @@
 
 import json
 import logging
+import math
 import re
+import resource
 import signal
 import socket
 import threading
@@ -17,6 +19,7 @@ import trio
 from onwards_core import Attempt, ConfigError, Record
 from onwards_trio import Options, serve
 from onwards_trio._log import log_record
+from onwards_trio._serve import _room_for_connections
 from tests.trio.program_support import read_until, running
 
 POST = b"POST /v1/chat/completions HTTP/1.1\r\nHost: h\r\nContent-Length: 13\r\n\r\n" + b'{"model":"m"}'
@@ -170,6 +173,47 @@ def test_a_second_signal_ends_it(tmp_path: Path, provider: StalledProvider) -> N
         assert client.recv(1) == b""
         assert provider.left()
         assert run.ended()[0] == 0
+
+
+def test_goes_on_while_load_balancers_take_notice(tmp_path: Path) -> None:
+    """`--drain-delay`: it is not ready any more, but serves who comes nevertheless."""
+    with program(tmp_path, "--drain-delay", "60") as run:
+        run.stop(signal.SIGTERM)
+        read_until(run.process, "draining")
+        assert run.ask_operator("/readyz")[0] == 503
+        assert run.models() == ["m"]
+        run.stop(signal.SIGTERM)
+        assert run.ended()[0] == 0
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_out_of_files(tmp_path: Path, provider: StalledProvider) -> None:
+    """Who has a connection is told that it is the gateway's fault; when there are files again, all is well."""
+    with program(tmp_path, url=provider.url) as run, run.connect() as client:
+        assert run.ask_operator("/healthz")[0] == 200
+        _, most = resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE)
+        resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (1, most))
+        client.sendall(POST)
+        assert client.recv(65536).startswith(b"HTTP/1.1 503 ")
+        with run.connect() as waiting:
+            assert "EMFILE" in read_until(run.process, "trio.serve_listeners")
+            resource.prlimit(run.process.pid, resource.RLIMIT_NOFILE, (most, most))
+            waiting.sendall(POST)
+            provider.accept()
+            provider.answer()
+            assert waiting.recv(65536).startswith(b"HTTP/1.1 200 ")
+
+
+@pytest.mark.parametrize(("most", "room"), [(1024, 480), (70, 3), (10, 1), (resource.RLIM_INFINITY, math.inf)])
+def test_takes_no_more_connections_than_there_are_files(
+    monkeypatch: pytest.MonkeyPatch, most: int, room: float
+) -> None:
+    """Half of the files that the system allows at most, less some: each client may need a connection to a provider."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (64, most))
+    taken: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "setrlimit", lambda _, limits: taken.append(limits))
+    assert _room_for_connections() == room
+    assert taken == ([(most, most)] if room < math.inf else [])
 
 
 def test_waits_no_longer_than_it_is_told(tmp_path: Path, provider: StalledProvider) -> None:

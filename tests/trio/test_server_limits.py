@@ -3,6 +3,7 @@
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -41,13 +42,20 @@ def limited(**limits: object) -> Server:
     return Server(ok, limits=lambda: ServerConfig(**limits))
 
 
-@pytest.mark.parametrize("limit", ["connections", "connections_per_address"])
+LIMITED = {
+    "in all": {"limits": lambda: ServerConfig(connections=2)},
+    "per address": {"limits": lambda: ServerConfig(connections_per_address=2)},
+    "by the system": {"room": 2},
+}
+
+
+@pytest.mark.parametrize("limit", LIMITED.values(), ids=LIMITED)
 @pytest.mark.parametrize("codec", NAMES)
 async def test_connections_beyond_the_limit_are_turned_away(
-    limit: str, codec: str, caplog: pytest.LogCaptureFixture
+    limit: dict[str, Any], codec: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """They are told so, the others are not disturbed, and who leaves makes room. The log says it once a minute."""
-    server = Server(ok, limits=lambda: ServerConfig(**{limit: 2}), http=codecs(codec))
+    server = Server(ok, http=codecs(codec), **limit)
     with caplog.at_level(logging.WARNING, "onwards.server"):
         async with served(server) as port:
             first, second = await client(port), await client(port)

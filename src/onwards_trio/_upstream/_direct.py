@@ -18,7 +18,7 @@ import trio
 from onwards_core import HttpPoolConfig, Provider, SendUpstream, TlsConfig
 from onwards_trio._tcp import TcpStream
 from onwards_trio._upstream._connect import Connect, open_connection
-from onwards_trio._upstream._protocol import UpstreamError
+from onwards_trio._upstream._protocol import UpstreamError, no_connection
 from onwards_trio._wire import ClientCodec, Malformed, ResponseHead, Signal
 from onwards_trio._wire._choose import Codecs, codecs
 
@@ -155,7 +155,7 @@ class DirectTransport:
             try:
                 return _Connection(origin, await self._connect(*origin), self._http.client())
             except (OSError, trio.BrokenResourceError) as error:
-                raise UpstreamError("connect") from error
+                raise no_connection(error) from error
         raise UpstreamError("connect_timeout")
 
     async def _ask(self, connection: _Connection, request: SendUpstream) -> "DirectAnswer":

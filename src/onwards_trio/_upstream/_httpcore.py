@@ -28,7 +28,7 @@ from hyperframe.frame import RstStreamFrame
 from onwards_core import FailureReason, Headers, HttpPoolConfig, Provider, SendUpstream, TlsConfig
 from onwards_trio._tls import provider_context
 from onwards_trio._upstream._httpcore_io import Wire
-from onwards_trio._upstream._protocol import UpstreamError
+from onwards_trio._upstream._protocol import UpstreamError, no_connection
 
 # At DEBUG these would log header values and the proxy's password.
 for _name in ("httpcore", "hpack"):
@@ -236,7 +236,7 @@ class HttpcoreTransport:
             if isinstance(error, httpcore.ConnectionNotAvailable):
                 raise _Unprocessed from None
             if not progress.begun:
-                raise UpstreamError("connect") from None
+                raise no_connection(error) from None
             reason = _reason(error, link)
             if reason == "reset" and link.wire.received == received:
                 raise _Unprocessed from None

@@ -1,5 +1,6 @@
 """What every transport does."""
 
+import errno
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -12,6 +13,17 @@ class UpstreamError(Exception):
     def __init__(self, reason: FailureReason) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+# The system has no more files, or no more memory for them.
+_OUR_LACK = frozenset((errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM))
+
+
+def no_connection(error: BaseException) -> UpstreamError:
+    """What it means that no connection could be made: what this process lacks does not speak against its provider."""
+    causes = (error, error.__cause__, error.__context__)
+    ours = any(isinstance(cause, OSError) and cause.errno in _OUR_LACK for cause in causes)
+    return UpstreamError("no_resources" if ours else "connect")
 
 
 class Answer(Protocol):
