@@ -42,9 +42,9 @@ def latency_step(seconds: float) -> int:
     return math.floor(math.log(max(seconds, _SHORTEST)) / _GROWTH)
 
 
-def step_latency(step: int) -> float:
-    """In the middle of the step, so it is off by 5 % at most. Seconds."""
-    return math.exp((step + 0.5) * _GROWTH)
+def step_latency(step: int, within: float = 0.5) -> float:
+    """In the middle of the step, so it is off by 5 % at most; or at another place within it, from 0 to 1. Seconds."""
+    return math.exp((step + within) * _GROWTH)
 
 
 class Limits(msgspec.Struct):

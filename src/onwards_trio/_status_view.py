@@ -289,12 +289,13 @@ def _figures(series: Series, slot: int, at: float) -> Figures:
 
 
 def _quantile(latencies: dict[int, int], share: float) -> float | None:
-    """The latency that this share of all did not exceed."""
+    """The latency that this share of all did not exceed, as if those in a step were spread over it."""
     wanted = share * sum(latencies.values())
     for step in sorted(latencies):
-        wanted -= latencies[step]
-        if wanted <= 0:
-            return float(f"{step_latency(step):.3g}")
+        count = latencies[step]
+        if wanted <= count:
+            return float(f"{step_latency(step, wanted / count):.3g}")
+        wanted -= count
     return None
 
 

@@ -202,10 +202,10 @@ class TestFigures:
 
     def test_latencies(self) -> None:
         """Half were as quick as the median, 95 of 100 as quick as the other."""
-        latencies = {latency_step(0.1): 50, latency_step(1.0): 45, latency_step(10.0): 5}
+        latencies = {latency_step(seconds): count for seconds, count in ((0.1, 50), (1.0, 45), (10.0, 5))}
         found = view(status(pool(ago_0=Bucket(100, 0, 0, latencies)))).exchanges
-        assert found.median == pytest.approx(0.1, rel=0.06)
-        assert found.p95 == pytest.approx(1.0, rel=0.06)
+        assert found.median == pytest.approx(0.1, rel=0.11)
+        assert found.p95 == pytest.approx(1.0, rel=0.11)
         assert view(status()).exchanges.median is None
 
     def test_history(self) -> None:
@@ -215,7 +215,7 @@ class TestFigures:
         assert len(found.done) == len(found.failed) == len(found.median) == SLOTS == 300 // SLOT
         assert (found.done[0], found.done[-1], found.failed[-1]) == (7, 3, 1)
         assert found.median[0] is None
-        assert found.median[-1] == pytest.approx(1.0, rel=0.06)
+        assert found.median[-1] == pytest.approx(1.0, rel=0.11)
 
     def test_the_sum(self) -> None:
         """Of all pools, and of what belongs to none."""
