@@ -5,6 +5,7 @@ Bodies, keys and the values of most headers are left out: what stood in a body i
 
 import json
 import logging
+import os
 import time
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -243,7 +244,7 @@ class Incidents:
             "status": record.status,
             "notes": exchange.notes,
         }
-        name = f"{int(time.time())}-{self._count:04}.json"
+        name = f"{int(time.time())}-{os.getpid()}-{self._count:04}.json"
         try:
             self._send.send_nowait((name, kept))
         except trio.WouldBlock:
@@ -268,4 +269,10 @@ class Incidents:
             await self._over.wait()
 
     def _write(self, name: str, kept: Any) -> None:
-        (self._folder / name).write_text(json.dumps(kept))
+        part = self._folder / f".{name}"
+        try:
+            part.write_text(json.dumps(kept))
+            part.replace(self._folder / name)
+        except OSError:
+            part.unlink(missing_ok=True)  # Half of one is of no use, and takes what little room there is.
+            raise

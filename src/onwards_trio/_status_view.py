@@ -38,7 +38,7 @@ _REASONS: Final = {
     "first_content_timeout": "began too late with its answer",
     "head_timeout": "did not answer in time",
     "idle_timeout": "stopped in the middle of its answer",
-    "no_resources": "gave an answer that did not fit into memory",
+    "no_resources": "met a gateway without memory or files to spare",
     "protocol": "did not speak HTTP as it should",
     "reset": "closed the connection",
     "too_large": "gave an answer that is too large",

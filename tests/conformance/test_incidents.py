@@ -1,6 +1,7 @@
 """`serve --record` and `replay`: what the core was told in exchanges that ended badly, and the same again."""
 
 import json
+import resource
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -141,6 +142,28 @@ def test_waits_are_replayed(recording: Gateway, provider: Provider) -> None:
     code, text = replayed(recording, kept)
     assert code == 0, text
     assert text.count("Wait") == 2
+
+
+@pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
+def test_disk_full(recording: Gateway, provider: Provider) -> None:
+    """The log says so, nothing half-written stays, and clients notice nothing; later ones are kept again."""
+    recording.configure({"model": {"providers": [{"url": provider.url}]}})
+
+    def fails() -> None:
+        client = recording.connect()
+        client.request()
+        _busy(provider.call())
+        assert client.answer().status == 503
+
+    pid = recording.process.pid
+    _, most = resource.prlimit(pid, resource.RLIMIT_FSIZE)
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (100, most))
+    fails()
+    recording.process.wait_for("an incident could not be kept")
+    resource.prlimit(pid, resource.RLIMIT_FSIZE, (most, most))
+    fails()
+    [kept] = stopped(recording)
+    assert replayed(recording, kept)[0] == 0
 
 
 def test_what_went_well_is_not_kept(recording: Gateway, provider: Provider) -> None:
