@@ -20,6 +20,8 @@ author = "the authors of onwards"
 extensions = ["autoapi.extension", "myst_parser"]
 exclude_patterns = ["_pictures"]
 
+suppress_warnings = ["misc.highlighting_failure"]  # the lexer of PromQL does not know names with colons
+
 html_theme = "furo"
 html_title = "onwards"
 html_copy_source = False

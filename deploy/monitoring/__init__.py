@@ -1,0 +1,1 @@
+"""Makes the dashboard for Grafana and the rules for Prometheus from the program's table of metrics."""
