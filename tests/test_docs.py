@@ -5,7 +5,9 @@ import re
 import shlex
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import attrs
 import jsonschema
@@ -32,12 +34,20 @@ def blocks(language: str) -> list:
     return found
 
 
+def secret(kind: str, name: str) -> str:
+    """What stands in for those that the examples keep elsewhere."""
+    if name.endswith((".pem", ".key")):
+        what = "PRIVATE KEY" if name.endswith(".key") else "CERTIFICATE"
+        return f"-----BEGIN {what}-----\nAAAA\n-----END {what}-----"
+    return f"secret of {kind} {name}"
+
+
 @pytest.mark.parametrize("text", blocks("json"))
 def test_each_config_is_valid(text):
     """Every JSON block is a config that the schema accepts and that loads without a warning."""
     raw = text.encode()
     jsonschema.Draft202012Validator(json_schema()).validate(json.loads(raw))
-    assert load_config(raw, lambda kind, name: f"secret of {kind} {name}").warnings == ()
+    assert load_config(raw, secret).warnings == ()
 
 
 def onwards_commands() -> list:
@@ -126,6 +136,32 @@ def test_the_reference_has_every_field(heading, name):
     if name == "TargetConfig":
         fields -= {field.name for field in attrs.fields(onwards_core.ProviderConfig)}
     assert set(re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)) == fields
+
+
+def fields_in_use(loaded: Any, raw: Any) -> Iterator[tuple[str, str]]:
+    """Classes of the config, and the names of those of their fields that an example sets."""
+    if attrs.has(type(loaded)) and isinstance(raw, dict):
+        for name in raw.keys() & attrs.fields_dict(type(loaded)).keys():
+            yield type(loaded).__name__, name
+            yield from fields_in_use(getattr(loaded, name), raw[name])
+    elif isinstance(loaded, dict):
+        for name, value in loaded.items():
+            yield from fields_in_use(value, raw[name])
+    elif isinstance(loaded, list):
+        for value, part in zip(loaded, raw, strict=True):
+            yield from fields_in_use(value, part)
+
+
+def test_every_field_has_an_example():
+    """In one of the pages, where `test_each_config_is_valid` loads it. (A target is also a provider.)"""
+    used = {
+        (name.replace("TargetConfig", "ProviderConfig") if field != "keys" else name, field)
+        for block in blocks("json")
+        for name, field in fields_in_use(load_config(block.values[0].encode(), secret), json.loads(block.values[0]))
+    }
+    named = {(name, field.name) for name in SECTIONS.values() for field in attrs.fields(getattr(onwards_core, name))}
+    named = {(name, field) for name, field in named if name != "TargetConfig" or field == "keys"}
+    assert named - used == set()
 
 
 def test_the_command_line_page_has_every_option():
