@@ -1,6 +1,6 @@
 """What comes out of an `Exchange`: what its driver has to do next.
 
-A closed union of frozen classes. `StreamThrough`, `Respond` and `BreakOff` are the last ones. Nothing of a provider
+A closed union of immutable classes. `StreamThrough`, `Respond` and `BreakOff` are the last ones. Nothing of a provider
 reaches the client before one of them or `PassOn`; from there on there is no fallback any more.
 """
 
@@ -9,6 +9,7 @@ from typing import Protocol, TypeAlias
 import attrs
 
 from onwards_core._events import Headers
+from onwards_core._immutable import immutable
 from onwards_core._snapshot import Provider
 
 
@@ -29,7 +30,7 @@ class Transform(Protocol):
     def abort(self) -> bytes: ...
 
 
-@attrs.frozen
+@immutable
 class SendUpstream:
     """Send this request to the provider; answer with `UpstreamResponded` or `UpstreamFailed`.
 
@@ -45,7 +46,7 @@ class SendUpstream:
     body: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
+@immutable
 class CollectBody:
     """Read the open response's body to its end; answer with `BodyCollected` or `UpstreamFailed`."""
 
@@ -53,7 +54,7 @@ class CollectBody:
     """In bytes; a longer body is `UpstreamFailed("too_large")`."""
 
 
-@attrs.frozen
+@immutable
 class ReadBody:
     """Read the next piece of the open response's body; answer with `BodyRead`, `UpstreamFailed` or `WaitOver`."""
 
@@ -61,7 +62,7 @@ class ReadBody:
     """When to stop waiting: seconds on the driver's clock."""
 
 
-@attrs.frozen
+@immutable
 class Wait:
     """Do nothing until then, and answer with `WaitOver`. An open response is to be discarded at once."""
 
@@ -69,7 +70,7 @@ class Wait:
     """Seconds on the driver's clock."""
 
 
-@attrs.frozen
+@immutable
 class PassOn:
     """Begin the answer with this head and the first bytes of its body; answer with `PassedOn`."""
 
@@ -79,7 +80,7 @@ class PassOn:
     data: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
+@immutable
 class StreamThrough:
     """Pass the open response on: this head, unless the answer was begun already; then `data`, which was read of the
     body, and the rest as it arrives, both through `transform` if there is one.
@@ -95,7 +96,7 @@ class StreamThrough:
     data: bytes = attrs.field(repr=False, default=b"")
 
 
-@attrs.frozen
+@immutable
 class Respond:
     """Send this whole answer; an open response is to be discarded."""
 
@@ -105,7 +106,7 @@ class Respond:
     body: bytes
 
 
-@attrs.frozen
+@immutable
 class BreakOff:
     """Send these last bytes of an answer that was begun, and close the connection such that it does not look
     complete; an open response is to be discarded."""
@@ -116,7 +117,7 @@ class BreakOff:
 Action: TypeAlias = SendUpstream | CollectBody | ReadBody | Wait | PassOn | StreamThrough | Respond | BreakOff
 
 
-@attrs.frozen
+@immutable
 class KeepAlive:
     """What a driver sends to a client that waits for long; see `Exchange.keep_alive`."""
 

@@ -11,6 +11,7 @@ from onwards_core._body import Body, OpaqueBody, parse_body
 from onwards_core._config import RoutingActionType
 from onwards_core._errors import error
 from onwards_core._events import Request
+from onwards_core._immutable import immutable
 from onwards_core._keys import KeyLimits, token_from
 from onwards_core._ledger import Ledger, Limit, Permit, Refusal
 from onwards_core._models import models_response
@@ -23,7 +24,7 @@ _UNSAFE = error("bad_request", "The request target is not a plain absolute path.
 _NO_MODEL = error("model_not_found", param="model")
 
 
-@attrs.frozen(eq=False)
+@immutable(eq=False)
 class Admission:
     """A request that may go to its pool's providers."""
 
@@ -39,7 +40,7 @@ class Admission:
     """For key and pool."""
 
 
-@attrs.frozen
+@immutable
 class _Caller:
     """Who asks."""
 

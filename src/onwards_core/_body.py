@@ -10,6 +10,7 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser
 
 from onwards_core._events import Request
+from onwards_core._immutable import immutable
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
@@ -79,7 +80,7 @@ def _is_deeper(json: bytes, depth: int) -> bool:
     return bool(brackets)
 
 
-@attrs.frozen
+@immutable
 class OpaqueBody:
     """A body that can't name a model."""
 
@@ -93,7 +94,7 @@ class OpaqueBody:
         return self._raw
 
 
-@attrs.frozen
+@immutable
 class JsonBody:
     """A JSON object, of which only the top level was looked at."""
 
@@ -130,7 +131,7 @@ class JsonBody:
         return _minify(self._raw, indent=-1) == _minify(_encode(self._members), indent=-1)
 
 
-@attrs.frozen
+@immutable
 class MultipartBody:
     """A form, with the place of the `model` field's value."""
 

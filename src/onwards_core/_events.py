@@ -1,11 +1,13 @@
 """What goes into an `Exchange`: what became of the action that it asked for last.
 
-A closed union of frozen classes: drivers construct them, the exchange matches on them.
+A closed union of immutable classes: drivers construct them, the exchange matches on them.
 """
 
 from typing import Literal, TypeAlias
 
 import attrs
+
+from onwards_core._immutable import immutable
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order received; names in lower case, values without outer white space."""
@@ -30,7 +32,7 @@ driver itself lacks memory for the body, or files for a connection, at the momen
 """
 
 
-@attrs.frozen
+@immutable
 class Request:
     """One client request, read completely."""
 
@@ -49,7 +51,7 @@ class Request:
         return f"<Request {self.method} with {len(self.headers)} headers and {len(self.body)} bytes>"
 
 
-@attrs.frozen
+@immutable
 class UpstreamResponded:
     """Answer to `SendUpstream`: the provider's response head has arrived; its body is still unread."""
 
@@ -57,21 +59,21 @@ class UpstreamResponded:
     headers: Headers = attrs.field(repr=False)
 
 
-@attrs.frozen
+@immutable
 class UpstreamFailed:
     """Answer to `SendUpstream`, `CollectBody` or `ReadBody`: there is no response, or its body did not end properly."""
 
     reason: FailureReason
 
 
-@attrs.frozen
+@immutable
 class BodyCollected:
     """Answer to `CollectBody`: the whole body, at most as long as the action's limit."""
 
     body: bytes = attrs.field(repr=False)
 
 
-@attrs.frozen
+@immutable
 class BodyRead:
     """Answer to `ReadBody`: the next piece of the body."""
 
@@ -80,12 +82,12 @@ class BodyRead:
     """Whether the body has come to its proper end with it."""
 
 
-@attrs.frozen
+@immutable
 class WaitOver:
     """Answer to `Wait`, and to `ReadBody` if nothing came in its time."""
 
 
-@attrs.frozen
+@immutable
 class PassedOn:
     """Answer to `PassOn`: the client has it."""
 

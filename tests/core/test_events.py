@@ -1,6 +1,5 @@
 """What goes into an exchange and comes out: values that keep secrets to themselves."""
 
-import attrs
 import pytest
 
 from onwards_core import BodyCollected, Request, Respond, SendUpstream, StreamThrough, UpstreamFailed, UpstreamResponded
@@ -22,12 +21,10 @@ PROVIDER = snapshot({"m": {"url": "http://p/", "onwards_key": "secret", "proxy":
         Respond(400, SECRET, b"{}"),
     ],
 )
-def test_frozen_and_silent(value: object) -> None:
-    """Their reprs hold no header and no body of a client or a provider, and nobody changes them on the way."""
+def test_silent(value: object) -> None:
+    """Their reprs hold no header and no body of a client or a provider."""
     assert "secret" not in repr(value)
     assert "secret" not in repr(PROVIDER)
-    with pytest.raises((attrs.exceptions.FrozenInstanceError, AttributeError)):
-        setattr(value, next(iter(attrs.fields_dict(type(value)))), None)
 
 
 def test_request_repr() -> None:

@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 import attrs
 
 from onwards_core import Headers
+from onwards_core._immutable import immutable
 
 
 class Signal(enum.Enum):
@@ -24,7 +25,7 @@ class Signal(enum.Enum):
     """The peer closed the connection between two messages."""
 
 
-@attrs.frozen
+@immutable
 class RequestHead:
     method: str
     target: bytes
@@ -35,7 +36,7 @@ class RequestHead:
     expects_continue: bool
 
 
-@attrs.frozen
+@immutable
 class ResponseHead:
     """A final response head: the codec swallows 1xx ones."""
 
@@ -43,7 +44,7 @@ class ResponseHead:
     headers: Headers = attrs.field(repr=False)
 
 
-@attrs.frozen
+@immutable
 class Malformed:
     """The peer broke the protocol, or closed in the middle of a message."""
 
