@@ -186,6 +186,28 @@ def _import(args: argparse.Namespace) -> int:
     return 0
 
 
+def _top(args: argparse.Namespace) -> int:
+    try:
+        from onwards_trio import _top as top
+    except ModuleNotFoundError as error:
+        if error.name != "rich":
+            raise
+        return _fail(["this needs rich: pip install 'onwards[top]'"])
+    from rich.console import Console
+
+    from onwards_trio._access import metrics_key
+
+    console = Console()
+    try:
+        key = metrics_key(args.key) if args.key else None
+        (top.show_once if args.once or not console.is_terminal else top.watch)(args.url, key, console)
+    except ValueError as error:
+        return _fail([f"--key: {error}"])
+    except top.NoStatus as error:
+        return _fail([str(error)])
+    return 0
+
+
 def _mock_provider(args: argparse.Namespace) -> int:
     from onwards_trio._mock import MockOptions, run_mock
 
@@ -275,6 +297,11 @@ def _parser(*, serving: bool = True) -> argparse.ArgumentParser:
     again = _command(commands, "replay", _replay, "run a recorded exchange through the core again")
     again.add_argument("recording", type=Path, metavar="FILE", help="a file of serve --record")
     _setting(again, "-f", "--targets", type=Path, metavar="CONFIG", help="the config file", required=True)
+
+    top = _command(commands, "top", _top, "show live in the terminal how a running gateway is")
+    _setting(top, "--url", default="http://127.0.0.1:9090", help="its metrics port (%(default)s)")
+    _setting(top, "--key", "--metrics-key", metavar="KEY", help="its metrics key, as for serve (none)")
+    top.add_argument("--once", action="store_true", help="print it once, as for a pipe")
 
     _command(commands, "schema", _schema, "print the JSON Schema of config files")
 
