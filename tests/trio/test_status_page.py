@@ -125,6 +125,7 @@ def window(tmp_path_factory):
         yield window
 
 
+TEXT = "document.body.innerText"
 HEADLINE = "document.querySelector('.headline').textContent"
 STATES = "[...document.querySelectorAll('.providers .badge')].map((badge) => badge.textContent)"
 FOCUS = "[document.activeElement.textContent, getComputedStyle(document.activeElement).outlineStyle]"
@@ -177,9 +178,8 @@ def test_a_provider_fails_and_recovers(window, tmp_path) -> None:
             assert program.ask() == 200
         window.wait_for(f"{STATES}[0] === '✕ failing' && {STATES}[1] === '✓ well'")
         assert window.run(f"return {HEADLINE}") == "127.0.0.1 is not well; clients get answers from others"
-        text = window.text()
-        assert "127.0.0.1 (chat) is failing, 50 % of its attempts: it answered 503" in text
-        assert "127.0.0.1 answered 503; then localhost was tried" in text
+        window.wait_for(f"{TEXT}.includes('127.0.0.1 (chat) is failing, 50 % of its attempts: it answered 503')")
+        assert "127.0.0.1 answered 503; then localhost was tried" in window.text()
         assert window.run("return document.title").startswith("!")
         for width, dark in ((1280, False), (1280, True), (320, False), (320, True)):
             window.look(width=width, dark=dark)
@@ -194,7 +194,7 @@ def test_a_provider_fails_and_recovers(window, tmp_path) -> None:
         assert program.ask(SECRETS["a model's name that a client made up"]) == 404
         assert program.ask(path=f"/{SECRETS['a path that a client made up']}") == 503
         assert program.ask(key="a provider's key") == 403
-        window.wait_for("document.body.innerText.includes('Unknown model') || document.body.innerText.includes('404')")
+        window.wait_for(f"{TEXT}.includes('Unknown model') || {TEXT}.includes('404')")
         shown = window.run("return document.documentElement.outerHTML")
         for told in (shown, program.read("/"), program.read("/status.json"), program.read("/status/events", 65536)):
             assert "chat" in told
