@@ -88,13 +88,20 @@ def test_metrics_hold_nothing_that_clients_sent(alone: Gateway, provider: Provid
         ("GET", "/healthz", 200),
         ("HEAD", "/healthz", 200),
         ("GET", "/readyz", 200),
+        ("GET", "/", 200),
+        ("HEAD", "/", 200),
+        ("GET", "/status.json", 200),
+        ("GET", "/status/events", 200),
+        ("HEAD", "/status/events", 200),
         ("GET", "/other", 404),
+        ("GET", "/status", 404),
         ("GET", "/v1/models", 404),
         ("POST", "/metrics", 405),
+        ("POST", "/", 405),
     ],
 )
 def test_routes(trio_gateway: Gateway, method: str, path: str, status: int) -> None:
-    """The metrics port has its three routes, and does not forward anything."""
+    """The metrics port has its own routes, and does not forward anything."""
     process = trio_gateway.process
     client = Client(int(process.wait_for(r"metrics on http://127\.0\.0\.1:(\d+)")[1]))
     client.request(None, method=method, path=path)
@@ -105,7 +112,7 @@ def test_routes(trio_gateway: Gateway, method: str, path: str, status: int) -> N
 def test_operators_routes_are_not_for_clients(trio_gateway: Gateway) -> None:
     """The port for clients does not have them."""
     trio_gateway.configure({})
-    for path in ("/metrics", "/healthz", "/readyz"):
+    for path in ("/metrics", "/healthz", "/readyz", "/status.json", "/"):
         assert trio_gateway.ask(None, method="GET", path=path).status == 400
 
 

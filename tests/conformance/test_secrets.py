@@ -90,10 +90,15 @@ class _Witness:
     def assert_nothing_said(self) -> None:
         for answer in self.heard:
             assert _MARK not in repr(answer)
-        metrics = Client(int(self.gateway.process.wait_for(r"metrics on http://127\.0\.0\.1:(\d+)")[1]))
-        metrics.request(None, method="GET", path="/metrics")
-        assert _MARK.encode() not in metrics.answer().body
-        metrics.close()
+        port = int(self.gateway.process.wait_for(r"metrics on http://127\.0\.0\.1:(\d+)")[1])
+        for path in ("/metrics", "/", "/status.json", "/status/events"):
+            operator = Client(port)
+            operator.request(None, method="GET", path=path)
+            assert operator.head().start.endswith("200 OK")
+            told = operator.read_body() if path != "/status/events" else operator.read_some()
+            assert b"onwards" in told or told.startswith((b"{", b"data: {"))
+            assert _MARK.encode() not in told
+            operator.close()
         assert _MARK not in self.gateway.process.output
 
 
