@@ -77,8 +77,8 @@ async def answer(gateway: Gateway, request: Request, client: "Client") -> None:
                     await client.pass_on(action)
                     event = PassedOn()
                 case StreamThrough():
-                    if not await client.stream(action, upstream):
-                        exchange.answer_broke(now())
+                    if broken := await client.stream(action, upstream):
+                        exchange.answer_broke(broken, now())
                     return None
                 case Respond():
                     return await client.respond(action)
@@ -283,29 +283,29 @@ class Client:
         await self._begin(action.status, action.headers)
         await self.send_body(action.data)
 
-    async def stream(self, action: StreamThrough, upstream: Upstream) -> bool:
-        """Pass the body on piece by piece. One that breaks off is left without its end, and the result is false."""
+    async def stream(self, action: StreamThrough, upstream: Upstream) -> FailureReason | None:
+        """Pass the body on piece by piece. One that breaks off is left without its end; gives the reason."""
         await self._begin(action.status, action.headers)
         await self.send_body(action.data)
-        if await self._pump(action.transform, upstream):
+        broken = await self._pump(action.transform, upstream)
+        if broken is None:
             await self._send(h11.EndOfMessage())
-            return True
-        if action.transform:
+        elif action.transform:
             await self.send_body(action.transform.abort())
-        return False
+        return broken
 
-    async def _pump(self, transform: Transform | None, upstream: Upstream) -> bool:
-        """Whether the body came to its proper end."""
+    async def _pump(self, transform: Transform | None, upstream: Upstream) -> FailureReason | None:
+        """Why the body did not come to its proper end; None if it did."""
         try:
             while piece := await upstream.receive():
                 await self.send_body(transform.feed(piece) if transform else piece)
                 if transform and transform.failed:
-                    return False
-        except UpstreamError:
-            return False
+                    return "protocol"
+        except UpstreamError as error:
+            return error.reason
         if transform:
             await self.send_body(transform.finish())
-        return not (transform and transform.failed)
+        return "protocol" if transform and transform.failed else None
 
     @property
     def may_go_on(self) -> bool:

@@ -174,8 +174,9 @@ class Exchange:
         """To be called when the head of `keep_alive` was sent."""
         self._begun = True
 
-    def answer_broke(self, now: float) -> None:
+    def answer_broke(self, reason: FailureReason, now: float) -> None:
         """To be called if what `StreamThrough` passed on had no proper end: so the attempt has failed after all."""
+        self._attempt.ended, self._attempt.outcome = now, reason
         self._attempts.failed(now)
 
     def feed(self, event: Event, now: float) -> Action:

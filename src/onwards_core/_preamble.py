@@ -65,6 +65,17 @@ class Found(enum.Enum):
     """More than is held back, and no content yet."""
 
 
+def _found(event: bytes | None) -> Found | int | None:
+    """What an event is, if it is no preamble; None for a comment."""
+    if event is None:
+        return None
+    if event.strip() == b"[DONE]":
+        return Found.NOTHING
+    if (status := embedded_error(event)) is not None:
+        return status
+    return None if _is_preamble(event) else Found.CONTENT
+
+
 class Preamble:
     """Call `feed` for each piece of the body until it finds something, and `take` for what was held back.
 
@@ -75,6 +86,8 @@ class Preamble:
         self._pieces: list[bytes] = []
         self._size = 0
         self._events = 0
+        self._found: Found | int | None = None
+        self._was_too_much = False
         self._decoder = decoder
         self._framer = Framer()
 
@@ -84,22 +97,23 @@ class Preamble:
         return data
 
     def feed(self, data: bytes, *, ended: bool) -> Found | int | None:
-        """What there is now; an integer is the status that an error names. None: nothing yet."""
+        """What there is now; an integer is the status that an error names. None: nothing yet.
+
+        However the bytes are cut: what comes after too many events is found after `TOO_MUCH` was.
+        """
         self._pieces.append(data)
         self._size += len(data)
         for event in self._framed(data, ended=ended):
-            self._events += 1
-            if event is None:
-                continue
-            if event.strip() == b"[DONE]":
-                return Found.NOTHING
-            if (status := embedded_error(event)) is not None:
-                return status
-            if not _is_preamble(event):
-                return Found.CONTENT
-        if ended:
-            return Found.NOTHING
-        return Found.TOO_MUCH if self._events > MAX_EVENTS or self._size > MAX_BYTES else None
+            if self._found is None and (found := _found(event)) is not None:
+                self._found = found
+            self._events += self._found is None
+        if ended and self._found is None:
+            self._found = Found.NOTHING
+        too_much = self._events > MAX_EVENTS or (self._found is None and self._size > MAX_BYTES)
+        if too_much and self._found is not Found.CONTENT and (self._found is None or not self._was_too_much):
+            self._was_too_much = True
+            return Found.TOO_MUCH
+        return self._found
 
     def _framed(self, data: bytes, *, ended: bool) -> list[bytes | None]:
         try:

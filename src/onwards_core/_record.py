@@ -27,7 +27,7 @@ class Attempt:
     """Its label."""
     started: float
     ended: float | None = None
-    """When the response head, or the failure, was there."""
+    """When the response head, or the failure, was there; of an answer that broke off, when it did."""
     outcome: str | None = None
     """`ok`; `status_503` (any status from 400 on); `embedded_429` (an error in a 2xx answer, and the status that it
     names); `empty` (a 2xx answer without content); a `FailureReason`. And if it was not tried at all:

@@ -11,6 +11,7 @@ from onwards_core import (
     CollectBody,
     Event,
     Exchange,
+    FailureReason,
     Gateway,
     KeepAlive,
     PassedOn,
@@ -78,8 +79,9 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
                         event = PassedOn()
                     case StreamThrough():
                         _begin(reply, action)
-                        if not await upstream.pump(action.data, action.transform):
-                            exchange.answer_broke(trio.current_time())
+                        broken = await upstream.pump(action.data, action.transform)
+                        if broken is not None:
+                            exchange.answer_broke(broken, trio.current_time())
                         return
                     case Respond():
                         await upstream.aclose()
@@ -156,8 +158,8 @@ class _Upstream:
             pieces.append(data)
         return BodyCollected(b"".join(pieces))
 
-    async def pump(self, data: bytes, transform: Transform | None) -> bool:
-        """Pass the body on, after `data`, which is of it. False: it had no proper end.
+    async def pump(self, data: bytes, transform: Transform | None) -> FailureReason | None:
+        """Pass the body on, after `data`, which is of it. Gives the reason if it had no proper end.
 
         The next piece is read when the last one is sent: a slow client slows its provider down.
         """
@@ -169,22 +171,22 @@ class _Upstream:
                 data += piece if transform is None else transform.feed(piece)
                 if transform is not None and transform.failed:
                     await reply.break_off(data + transform.abort())
-                    return False
+                    return "protocol"
                 if answer.ended:
                     break
                 await reply.send(data)
                 data = b""
                 piece = await answer.receive()
-        except UpstreamError:
+        except UpstreamError as error:
             await reply.break_off(data + (transform.abort() if transform is not None else b""))
-            return False
+            return error.reason
         if transform is not None:
             data += transform.finish()
             if transform.failed:
                 await reply.break_off(data + transform.abort())
-                return False
+                return "protocol"
         await reply.finish(data)
-        return True
+        return None
 
 
 async def _keeping_alive(

@@ -351,7 +351,8 @@ def test_a_break_in_the_middle_counts() -> None:
         with exchange_of(at) as exchange:
             exchange.begin(0.0)
             assert isinstance(exchange.feed(OK, 0.0), StreamThrough)
-            exchange.answer_broke(1.0)
+            exchange.answer_broke("idle_timeout", 1.0)
+            assert tried(exchange) == [("a", "idle_timeout")]
     with exchange_of(at, 2.0) as exchange:
         assert name(exchange.begin(2.0)) == "b"
 
