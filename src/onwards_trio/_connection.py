@@ -72,6 +72,7 @@ class Connection:
         self._served = 0
         self._held = 0  # bytes of the memory for bodies
         self._idle = False
+        self._idle_since = trio.current_time()
         self._client_left = False
         self._scope = trio.CancelScope()
 
@@ -107,30 +108,27 @@ class Connection:
     async def _serve_request(self) -> bool:
         """Read one request and answer it. False: there can't be another one on this connection."""
         try:
-            return await self._serve(await self._read_head())
+            match head := await self._read_head():
+                case RequestHead():
+                    self._served += 1
+                    body = await self._read_body(head)
+                    request = self._request(head, body if isinstance(body, bytes) else b"")
+                    reply = self._new_reply(Record.of(request, trio.current_time()), http_1_0=head.http_1_0)
+                    if not isinstance(body, bytes):
+                        await self._refuse(reply, body)
+                        return False
+                    await self._answer(request, reply)
+                    return reply.complete and self._codec.keep_alive
+                case Malformed():
+                    await self._refuse(self._new_reply(Record("", b"", trio.current_time())), head)
+                    return False
+                case bytes() | Signal():  # In place of a head this can only be `CLOSED`.
+                    return False
+                case _:
+                    assert_never(head)
         finally:
             self._service.memory.used -= self._held
             self._held = 0
-
-    async def _serve(self, head: ServerEvent) -> bool:
-        match head:
-            case RequestHead():
-                self._served += 1
-                body = await self._read_body(head)
-                request = self._request(head, body if isinstance(body, bytes) else b"")
-                reply = self._new_reply(Record.of(request, trio.current_time()), http_1_0=head.http_1_0)
-                if not isinstance(body, bytes):
-                    await self._refuse(reply, body)
-                    return False
-                await self._answer(request, reply)
-                return reply.complete and self._codec.keep_alive
-            case Malformed():
-                await self._refuse(self._new_reply(Record("", b"", trio.current_time())), head)
-                return False
-            case bytes() | Signal():  # In place of a head this can only be `CLOSED`.
-                return False
-            case _:
-                assert_never(head)
 
     def _request(self, head: RequestHead, body: bytes = b"") -> Request:
         return Request(head.method, head.target, head.headers, body, scheme=self._service.scheme, received=time.time())
@@ -141,7 +139,7 @@ class Connection:
         if self._codec.buffered:
             await trio.lowlevel.checkpoint()  # Requests in a row are not to hold up other connections.
         else:
-            self.deadline = trio.current_time() + self._limits.idle_timeout_secs
+            self.deadline = self._idle_since + self._limits.idle_timeout_secs
             self._idle = True
             self._codec.receive(await self._receive())
             self._idle = False
@@ -223,16 +221,7 @@ class Connection:
             if self._client_left:  # while it was still being read
                 reply.client_gone = True
             else:
-                await self._run_handler(request, reply)
-        finally:
-            self.reply = None
-            if reply.needs_reset:
-                self._stream.reset_on_close()
-            self._end(reply)
-
-    async def _run_handler(self, request: Request, reply: Reply) -> None:
-        try:
-            await self._service.handle(request, reply)
+                await self._service.handle(request, reply)
         except ClientGone:
             pass
         except Exception as fault:  # noqa: BLE001  # A bug ends the request that met it, and no other.
@@ -240,6 +229,11 @@ class Connection:
             if not reply.begun:
                 with suppress(ClientGone):
                     await reply.respond(error("internal_error", f"The gateway failed (reference {reference})."))
+        finally:
+            self.reply = None
+            if reply.needs_reset:
+                self._stream.reset_on_close()
+            self._end(reply)
 
     async def _refuse(self, reply: Reply, why: Respond | Malformed) -> None:
         """Answer a request that was not read to its end."""
@@ -261,5 +255,5 @@ class Connection:
             pass
 
     def _end(self, reply: Reply) -> None:
-        reply.close()
+        self._idle_since = reply.close()
         self._service.observe(reply.record)

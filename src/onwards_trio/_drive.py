@@ -1,5 +1,6 @@
 """The loop that carries out what an exchange asks for. Every decision is the core's."""
 
+from collections.abc import Awaitable
 from typing import assert_never
 
 import trio
@@ -36,14 +37,13 @@ from onwards_trio._upstream import Answer, Transport, UpstreamError
 def forward(gateway: Gateway, transport: Transport, incidents: Incidents | None = None) -> Handler:
     """The handler for a `Server` that answers each request through the gateway. incidents: keeps what went badly."""
 
-    async def handle(request: Request, reply: Reply) -> None:
-        exchange = gateway.admit(request, trio.current_time(), reply.record)
-        await drive(exchange, transport, reply)
+    def handle(request: Request, reply: Reply) -> Awaitable[None]:
+        return drive(gateway.admit(request, reply.record.started, reply.record), transport, reply)
 
     async def handle_and_keep(request: Request, reply: Reply) -> None:
         assert incidents is not None
         digest = gateway.snapshot.digest
-        exchange = incidents.admit(gateway, request, trio.current_time(), reply.record)
+        exchange = incidents.admit(gateway, request, reply.record.started, reply.record)
         try:
             await drive(exchange, transport, reply)
         finally:
@@ -64,7 +64,7 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
     # that has its answer finds them free. The response is closed after that.
     try:
         with exchange:
-            action = exchange.begin(trio.current_time())
+            action = exchange.begin(reply.record.started)
             while True:
                 event: Event
                 match action:

@@ -77,11 +77,12 @@ class Reply:
         if data:
             self.needs_reset = False
 
-    def close(self) -> None:
-        """The record is final after this."""
-        self.record.ended = trio.current_time()
+    def close(self) -> float:
+        """The record is final after this. Gives the time."""
+        self.record.ended = now = trio.current_time()
         if self.record.outcome is None:
             self.record.outcome = "client_gone" if self.client_gone else "broken"
+        return now
 
     def _begin(self, status: int) -> None:
         self.begun = True

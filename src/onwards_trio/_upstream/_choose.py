@@ -1,5 +1,6 @@
 """One transport for all providers: each request takes the way that its provider needs."""
 
+from collections.abc import Awaitable
 from contextlib import AsyncExitStack
 from types import TracebackType
 from typing import Self
@@ -28,8 +29,8 @@ class Transports:
     ) -> None:
         await self._stack.__aexit__(type, value, traceback)
 
-    async def send(self, request: SendUpstream) -> Answer:
+    def send(self, request: SendUpstream) -> Awaitable[Answer]:
         provider = request.provider
         if provider.proxy or (provider.http2 and provider.url.scheme == "https"):
-            return await self._httpcore.send(request)
-        return await self._direct.send(request)
+            return self._httpcore.send(request)
+        return self._direct.send(request)

@@ -86,6 +86,7 @@ class _Connection:
 
     async def read_head(self) -> ResponseHead:
         while True:
+            await self.read()
             event = self.codec.next_event()
             if isinstance(event, ResponseHead):
                 return event
@@ -93,7 +94,6 @@ class _Connection:
                 raise failure(event)
             if event is not Signal.NEED_DATA:
                 raise self._ended()
-            await self.read()
 
     def _ended(self) -> UpstreamError:
         return UpstreamError("reset") if self._answered else _Silence()
@@ -163,7 +163,10 @@ class DirectTransport:
             if not connection.begin(request):
                 # The provider may answer, and even stop reading, before it has got all of this.
                 self._nursery.start_soon(connection.send_rest)
-            head = await _head_in_time(connection, request.provider.head_timeout)
+            if request.provider.head_timeout is None:  # as by default, where a cancel scope would be work for nothing
+                head = await connection.read_head()
+            else:
+                head = await _head_in_time(connection, request.provider.head_timeout)
         except BaseException:
             connection.stream.close()
             raise
@@ -205,9 +208,7 @@ class DirectTransport:
                     idle.popleft().stream.close()
 
 
-async def _head_in_time(connection: _Connection, timeout: float | None) -> ResponseHead:
-    if timeout is None:  # as by default, where a cancel scope would be work for nothing
-        return await connection.read_head()
+async def _head_in_time(connection: _Connection, timeout: float) -> ResponseHead:
     with trio.move_on_after(timeout):
         return await connection.read_head()
     raise UpstreamError("head_timeout")

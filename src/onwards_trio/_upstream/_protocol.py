@@ -1,6 +1,7 @@
 """What every transport does."""
 
 import errno
+from collections.abc import Awaitable
 from types import TracebackType
 from typing import Protocol, Self
 
@@ -55,7 +56,7 @@ class Answer(Protocol):
 class Transport(Protocol):
     """An async context manager around its idle connections: leaving it closes them all."""
 
-    async def send(self, request: SendUpstream) -> Answer:
+    def send(self, request: SendUpstream) -> Awaitable[Answer]:
         """Send the request and wait for the response head. Raises `UpstreamError`."""
         ...
 
