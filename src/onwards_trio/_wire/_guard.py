@@ -26,7 +26,7 @@ Framing: TypeAlias = int | Literal["chunked", "until_close"]
 """How a body ends: after so many bytes, by its last chunk, or with the connection."""
 
 # What lines of text consist of, beside their ends.
-_TEXT = bytes([ord("\t"), *range(0x20, 0x7F), *range(0x80, 0x100)])
+TEXT = bytes([ord("\t"), *range(0x20, 0x7F), *range(0x80, 0x100)])
 # Control characters, LF without CR, CR without LF. A CR at the end of what has arrived is not judged yet.
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -54,7 +54,7 @@ def declared_framing(headers: Headers, fields: Mapping[bytes, bytes]) -> Framing
 def is_text(lines: bytes) -> bool:
     """Whether there are no control characters in complete lines, but CR and LF in pairs."""
     # Counting takes a tenth of the time of a search.
-    return len(lines.translate(None, _TEXT)) == 2 * lines.count(b"\r\n")
+    return len(lines.translate(None, TEXT)) == 2 * lines.count(b"\r\n")
 
 
 FOLDED = Malformed(400, "A header field is folded over several lines.")
@@ -85,6 +85,12 @@ class Guard:
 
     def head(self) -> bytes | Malformed | None:
         """The next head with its blank line, or None while it is not complete."""
+        if not self._searched:  # Nearly always all of it comes at once.
+            end = self._buffer.find(b"\r\n\r\n", 0, self._head_limit) + 4
+            raw = self._buffer[:end]
+            if end > 3 and is_text(raw) and raw.count(b"\n") - 2 <= self._field_limit:
+                self._buffer = self._buffer[end:]
+                return raw
         end = self._end_of(b"\r\n\r\n", 0, self._head_limit)
         return (self._too_many_fields(0, end) or self._take(end)) if isinstance(end, int) else end
 

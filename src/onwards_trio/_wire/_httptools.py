@@ -7,6 +7,7 @@ Heads are written as lines, which takes a tenth of the time of building them wit
 """
 
 import re
+import string
 from http import HTTPStatus
 from typing import Final, TypeAlias
 
@@ -14,7 +15,7 @@ import httptools
 
 from onwards_core import Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT, Framing, declared_framing
+from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT, TEXT, Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     NOT_HTTP,
@@ -31,7 +32,9 @@ _Parser: TypeAlias = httptools.HttpRequestParser | httptools.HttpResponseParser
 # llhttp is generous with blanks and versions.
 _REQUEST_LINE = re.compile(rb"([A-Z]+) ([!-~]+) HTTP/1\.([01])\r\n")
 _STATUS_LINE = re.compile(rb"HTTP/1\.([01]) ([1-5][0-9][0-9])(?: [^\r]*)?\r\n")
-_HEAD = re.compile(rb"[ -~]+\r\n(?:[!#$%&'*+.^_`|~0-9A-Za-z-]+: [^\0-\x08\n-\x1f\x7f]*\r\n)*\r\n")
+# What the parts of a head consist of. To look for anything else takes a third of the time of a regular expression.
+_PRINTABLE = bytes(range(0x20, 0x7F))
+_TOKEN = b"!#$%&'*+.^_`|~-" + (string.digits + string.ascii_letters).encode()
 
 
 class _Found:
@@ -294,6 +297,12 @@ def _expects_continue(headers: Headers) -> bool:
 def _head(first_line: bytes, headers: Headers) -> bytes:
     """The head, if it is exactly these lines. Raises `ValueError`, which quotes nothing: values may be credentials."""
     head = b"\r\n".join([first_line, *map(b": ".join, headers), b"", b""])
-    if not _HEAD.fullmatch(head) or head.count(b"\n") != len(headers) + 2:
+    names = [name for name, _ in headers]
+    if (
+        head.translate(None, TEXT) != b"\r\n" * (len(headers) + 2)
+        or first_line.translate(None, _PRINTABLE)
+        or b"".join(names).translate(None, _TOKEN)
+        or b"" in names
+    ):
         raise ValueError("this can't be sent as HTTP/1.1")
     return head
