@@ -17,11 +17,13 @@ ROLE = b'data: {"choices": [{"delta": {"role": "assistant"}}]}\n\n'
 CONTENT = b'data: {"choices": [{"delta": {"content": "x"}}]}\n\n'
 
 
-def _begin(gateway: Gateway, *providers: Provider, **pool: Any) -> tuple[Client, Call]:
+def _begin(
+    gateway: Gateway, *providers: Provider, path: str = "/v1/chat/completions", **pool: Any
+) -> tuple[Client, Call]:
     targets = [{"url": provider.url} for provider in providers]
     gateway.configure({"model": {"strategy": "priority", "providers": targets, "fallback": ON, **pool}})
     client = gateway.connect()
-    client.request(stream=True)
+    client.request(path=path, stream=True)
     return client, providers[0].call()
 
 
@@ -30,20 +32,26 @@ def _stream(call: Call, *events: bytes, origin: str = "") -> None:
     call.send_chunk(b"".join(events))
 
 
-@pytest.mark.parametrize(
-    "preamble",
-    [
-        b": comment\n\n",
-        ROLE,
-        b'data: {"type": "response.created", "response": {}}\n\n',
-        b'data: {"type": "response.in_progress"}\n\n',
-        b'event: message_start\ndata: {"type": "message_start"}\n\n',
-        b'event: ping\ndata: {"type": "ping"}\n\n',
+PREAMBLES = [
+    *[
+        (f"/v1/{endpoint}", b": comment\n\n")
+        for endpoint in ("chat/completions", "completions", "responses", "messages")
     ],
-)
-def test_preambles_are_held_back(gateway: Gateway, provider: Provider, second: Provider, preamble: bytes) -> None:
+    ("/v1/chat/completions", ROLE),
+    ("/v1/completions", b'data: {"choices": [{"text": ""}]}\n\n'),
+    ("/v1/responses", b'data: {"type": "response.created", "response": {}}\n\n'),
+    ("/v1/responses", b'data: {"type": "response.in_progress"}\n\n'),
+    ("/v1/messages", b'event: message_start\ndata: {"type": "message_start"}\n\n'),
+    ("/v1/messages", b'event: ping\ndata: {"type": "ping"}\n\n'),
+]
+
+
+@pytest.mark.parametrize(("path", "preamble"), PREAMBLES)
+def test_preambles_are_held_back(
+    gateway: Gateway, provider: Provider, second: Provider, path: str, preamble: bytes
+) -> None:
     """They commit to nothing: an error after one leads to the next provider, and none of it is left."""
-    client, call = _begin(gateway, provider, second)
+    client, call = _begin(gateway, provider, second, path=path)
     _stream(call, preamble, origin="first")
     call.send_chunk(b'data: {"error": {"code": 503}}\n\n')
     other = second.call()

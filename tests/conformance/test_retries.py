@@ -1,5 +1,6 @@
 """How often, when and at whom a request is tried: attempts, waits, `Retry-After`, circuits, strategies."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -229,15 +230,28 @@ def test_least_connections(gateway: Gateway, provider: Provider, second: Provide
         assert client.answer().status == 200
 
 
-def test_affinity(gateway: Gateway, provider: Provider, second: Provider) -> None:
+@pytest.mark.parametrize(
+    ("affinity", "request_of"),
+    [
+        ({"header": "x-session"}, lambda key, _: {"fields": [("x-session", f"session {key}")]}),
+        ({"body": "user"}, lambda key, _: {"user": f"user {key}"}),
+        (
+            {"prompt_bytes": 40},
+            lambda key, turn: {"messages": [{"role": "user", "content": f"{key:<50} {turn}"}]},
+        ),
+    ],
+)
+def test_affinity(
+    gateway: Gateway, provider: Provider, second: Provider, affinity: Any, request_of: Callable[[int, int], Any]
+) -> None:
     """Requests that have the key in common go to the same provider; not all keys do."""
-    _configure(gateway, provider, second, strategy="affinity", affinity={"header": "x-session"})
+    _configure(gateway, provider, second, strategy="affinity", affinity=affinity)
     homes = []
     for key in range(16):
         ports = set()
-        for _ in range(3):
+        for turn in range(3):
             client = gateway.connect()
-            client.request(fields=[("x-session", f"session {key}")])
+            client.request(**request_of(key, turn))
             call = next_call([provider, second])
             assert call is not None
             ports.add(call.port)
@@ -246,6 +260,44 @@ def test_affinity(gateway: Gateway, provider: Provider, second: Provider) -> Non
         assert len(ports) == 1
         homes += ports
     assert len(set(homes)) == 2
+
+
+@pytest.mark.parametrize("strategy", ["affinity", "least_connections"])
+def test_full_ones_are_passed_over(gateway: Gateway, provider: Provider, second: Provider, strategy: str) -> None:
+    """A provider at its own limit gets nothing more, whatever spoke for it; nobody is refused for that."""
+    limit = {"concurrency_limit": {"max_concurrent_requests": 1}}
+    providers = [{"url": each.url, "weight": 9, **limit} for each in (provider, second)]
+    affinity = {"affinity": {"header": "x-session"}} if strategy == "affinity" else {}
+    _configure(gateway, strategy=strategy, providers=providers, **affinity)
+    for _ in range(4):
+        clients, calls = [gateway.connect(), gateway.connect()], []
+        for client in clients:
+            client.request(fields=[("x-session", "same")])
+            call = next_call([provider, second], client)
+            assert call is not None
+            calls.append(call)
+        assert {call.port for call in calls} == {provider.port, second.port}
+        for client, call in zip(clients, calls, strict=True):
+            call.respond()
+            assert client.answer().status == 200
+
+
+def test_failure_rate(gateway: Gateway, provider: Provider, second: Provider) -> None:
+    """A provider that fails half of the time is left out, too, once enough is known of it."""
+    health = {"consecutive_failures": None, "failure_rate": 0.5, "min_requests": 4, "cooldown_secs": 60}
+    _configure(gateway, provider, second, health=health)
+    for fails in (True, False, False, True):
+        client = gateway.connect()
+        client.request()
+        if fails:
+            provider.call().respond(500)
+            second.call().respond()
+        else:
+            provider.call().respond()
+        assert client.answer().status == 200
+    for _ in range(3):
+        assert gateway.through(second)[1].status == 200
+    assert provider.untouched
 
 
 def test_lowest_latency(gateway: Gateway, provider: Provider, second: Provider) -> None:

@@ -66,6 +66,31 @@ def test_the_key_comes_first(gateway: Gateway, provider: Provider, second: Provi
     assert gateway.ask().status == 401
 
 
+def test_rules_come_before_limits(gateway: Gateway, provider: Provider) -> None:
+    """Who is denied has spent nothing."""
+    known = {"key": "sk-once", "rate_limit": {"requests_per_second": 0.001, "burst_size": 1}, "labels": {"a": "b"}}
+    rules = [{"match_labels": {"a": "b"}, "action": {"type": "deny"}}]
+    providers = [{"url": provider.url}]
+    gateway.configure(
+        {
+            "closed": {"providers": providers, "keys": ["once"], "routing_rules": rules},
+            "open": {"providers": providers, "keys": ["once"]},
+        },
+        auth={"key_definitions": {"once": known}},
+    )
+    for _ in range(3):
+        assert gateway.ask("closed", key="sk-once").status == 403
+    assert gateway.through(provider, "open", key="sk-once")[1].status == 200
+    assert gateway.ask("open", key="sk-once").status == 429
+
+
+def test_a_redirect_to_nowhere(gateway: Gateway, provider: Provider) -> None:
+    """Is a mistake in the config."""
+    rules = [{"match_labels": {}, "action": {"type": "redirect", "target": "nowhere"}}]
+    config = {"targets": {"model": {"providers": [{"url": provider.url}], "routing_rules": rules}}}
+    gateway.process.reload(config, outcome="routing_rules.*nowhere")
+
+
 @pytest.mark.parametrize(
     ("pool", "own", "goes"),
     [
