@@ -86,10 +86,10 @@ class Guard:
     def head(self) -> bytes | Malformed | None:
         """The next head with its blank line, or None while it is not complete."""
         if not self._searched:  # Nearly always all of it comes at once.
-            end = self._buffer.find(b"\r\n\r\n", 0, self._head_limit) + 4
-            raw = self._buffer[:end]
-            if end > 3 and is_text(raw) and raw.count(b"\n") - 2 <= self._field_limit:
-                self._buffer = self._buffer[end:]
+            blank = self._buffer.find(b"\r\n\r\n", 0, self._head_limit)
+            raw = self._buffer[: blank + 4]
+            if blank >= 0 and is_text(raw) and raw.count(b"\n") - 2 <= self._field_limit:
+                self._buffer = self._buffer[blank + 4 :]
                 return raw
         end = self._end_of(b"\r\n\r\n", 0, self._head_limit)
         return (self._too_many_fields(0, end) or self._take(end)) if isinstance(end, int) else end
@@ -101,15 +101,13 @@ class Guard:
 
     def body(self) -> bytes | Malformed:
         """What has arrived of the body and may go to the parser, chunk framing included; `b""`: nothing yet."""
-        match self._framing:
-            case "chunked":
-                return self._chunks()
-            case "until_close":
-                return self._take(len(self._buffer))
-            case _:
-                data = self._take(self._left)
-                self._left -= len(data)
-                return data
+        if self._framing == "chunked":
+            return self._chunks()
+        if self._framing == "until_close":
+            return self._take(len(self._buffer))
+        data = self._take(self._left)
+        self._left -= len(data)
+        return data
 
     def _chunks(self) -> bytes | Malformed:
         good = 0  # everything before this may go
@@ -178,5 +176,8 @@ class Guard:
         return Malformed(431, "There are too many header fields.") if too_many else None
 
     def _take(self, count: int) -> bytes:
+        if count >= len(self._buffer):  # as for most bodies, which then need not be copied
+            taken, self._buffer = self._buffer, b""
+            return taken
         taken, self._buffer = self._buffer[:count], self._buffer[count:]
         return taken

@@ -6,6 +6,7 @@ connection that is upgraded, a response that has no body) has a say in where a m
 Heads are written as lines, which takes a tenth of the time of building them with h11.
 """
 
+import math
 import re
 import string
 from http import HTTPStatus
@@ -78,7 +79,7 @@ class _Reader(Reader):
     def __init__(self, head_limit: int = HEAD_LIMIT, field_limit: int = FIELD_LIMIT) -> None:
         super().__init__(head_limit, field_limit)
         self._framing: Framing = 0
-        self._left = 0  # bytes of a body with a length
+        self._left: float = 0  # bytes of a body without chunks
         self._chunks: _Chunks | None = None
         self._closes = False
 
@@ -106,11 +107,11 @@ class _Reader(Reader):
     def _begin_body(self, framing: Framing) -> None:
         super()._begin_body(framing)
         self._framing = framing
-        self._left = framing if isinstance(framing, int) else 0
         self._chunks = _Chunks() if framing == "chunked" else None
+        self._left = 0 if framing == "chunked" else math.inf if framing == "until_close" else framing
 
     def _read_body(self) -> bytes | Signal | Malformed:
-        while not self._is_whole():
+        while self._left or (self._chunks and not self._chunks.complete):
             if self._chunks and self._chunks.broken:
                 return self._broken(BAD_BODY)
             piece = self._guard.body()
@@ -129,9 +130,6 @@ class _Reader(Reader):
                 return data
         self._ended = True
         return Signal.END
-
-    def _is_whole(self) -> bool:
-        return self._chunks.complete if self._chunks else self._framing != "until_close" and not self._left
 
 
 class HttptoolsServerCodec(_Reader):
