@@ -68,13 +68,10 @@ class Browser:
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         self._devtools("Emulation.setEmulatedMedia", {"features": [scheme]})
 
-    def without_scripts(self) -> None:
-        self._devtools("Emulation.setScriptExecutionDisabled", {"value": True})
-
-    def send_header(self, name: str, value: str) -> None:
-        """With each request from now on."""
+    def send_headers(self, **headers: str) -> None:
+        """These, with each request from now on."""
         self._devtools("Network.enable", {})
-        self._devtools("Network.setExtraHTTPHeaders", {"headers": {name: value}})
+        self._devtools("Network.setExtraHTTPHeaders", {"headers": headers})
 
     def screenshot(self) -> bytes:
         """The whole page as PNG."""

@@ -12,6 +12,8 @@ from onwards_core._health import CircuitState
 from onwards_core._ledger import Limit
 from onwards_trio._reload import Reloader
 from onwards_trio._status_data import (
+    NOT_ITS_DOING,
+    PASSED_OVER,
     SLOT,
     SLOTS,
     TROUBLES,
@@ -33,8 +35,6 @@ from onwards_trio._status_data import (
 
 _K = TypeVar("_K")
 
-PASSED_OVER = frozenset(("refused_locally", "circuit_open", "paused"))
-"""Outcomes of attempts that were none."""
 _CLIENTS_FAULT = frozenset(f"status_{status}" for status in range(400, 500) if status not in (401, 403, 408, 429))
 """Outcomes that say nothing against a provider. It is our credential that a 401 or 403 is about."""
 
@@ -81,10 +81,8 @@ class _Tally:
             ended, outcome = attempt.ended, attempt.outcome
             if ended is None or outcome is None:
                 continue
-            if record.outcome == "broken" and outcome == "ok":
-                ended, outcome = record.ended or ended, "broken"
             bucket = self._bucket(self.attempts, (record.alias, attempt.provider), ended)
-            if outcome in PASSED_OVER:
+            if outcome in NOT_ITS_DOING:
                 bucket.refused += 1
             else:
                 bucket.done += 1

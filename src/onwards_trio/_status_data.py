@@ -16,6 +16,11 @@ SLOTS: Final = 60
 TROUBLES: Final = 50
 """How many kinds of trouble are kept: the latest ones."""
 
+PASSED_OVER: Final = frozenset(("refused_locally", "circuit_open", "paused"))
+"""Outcomes of attempts that were none."""
+NOT_ITS_DOING: Final = PASSED_OVER | {"no_resources"}
+"""Outcomes that tell of the gateway, not of the provider."""
+
 _GROWTH: Final = math.log(1.1)
 _SHORTEST: Final = 1e-4
 

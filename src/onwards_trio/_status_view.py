@@ -6,6 +6,7 @@ from typing import Final, Literal, TypeAlias
 import msgspec
 
 from onwards_trio._status_data import (
+    NOT_ITS_DOING,
     SLOT,
     SLOTS,
     TROUBLES,
@@ -31,7 +32,6 @@ ProviderState: TypeAlias = Literal["ok", "idle", "paused", "trial", "failing", "
 PoolState: TypeAlias = Literal["ok", "idle", "degraded", "down"]
 
 _REASONS: Final = {
-    "broken": "broke off its answer",
     "connect": "can't be reached",
     "connect_timeout": "can't be reached in time",
     "empty": "gave an empty answer",
@@ -234,11 +234,7 @@ def _provider(alias: str, provider: ProviderStatus, status: Status, slot: int) -
 def _last_reason(alias: str, provider: str, status: Status, within: float) -> str | None:
     """The last thing that went wrong at a provider itself."""
     for trouble in status.troubles:
-        if (trouble.alias, trouble.provider) == (alias, provider) and trouble.reason not in (
-            "circuit_open",
-            "paused",
-            "refused_locally",
-        ):
+        if (trouble.alias, trouble.provider) == (alias, provider) and trouble.reason not in NOT_ITS_DOING:
             return trouble.reason if trouble.last >= status.at - within else None
     return None
 

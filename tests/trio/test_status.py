@@ -108,6 +108,7 @@ class TestCounting:
             ("embedded_429", (1, 1, 0)),
             ("head_timeout", (1, 1, 0)),
             ("circuit_open", (0, 0, 1)),
+            ("no_resources", (0, 0, 1)),
             (None, None),
         ],
     )
@@ -120,11 +121,15 @@ class TestCounting:
         assert found == ([counted] if counted else [])
 
     async def test_broken_answers(self, autojump_clock) -> None:
-        """The provider that broke off is the one that answered, not one that was tried before it."""
+        """Clients see one that failed. No provider is blamed for an answer that the gateway itself had to cut."""
         one = board(gateway(targets=TWO))
-        one.observe(record(("x.test", "status_503"), ("y.test", "ok"), outcome="broken"))
-        told = {trouble.provider: (trouble.reason, trouble.then) for trouble in one.read().troubles}
-        assert told == {"x.test": ("status_503", "y.test"), "y.test": ("broken", None)}
+        one.observe(record(("x.test", "status_503"), ("y.test", "reset"), outcome="broken"))
+        one.observe(record(("y.test", "ok"), outcome="broken"))
+        status = one.read()
+        told = {trouble.provider: (trouble.reason, trouble.then) for trouble in status.troubles}
+        assert told == {"x.test": ("status_503", "y.test"), "y.test": ("reset", None)}
+        failed = [[each.failed for each in provider.attempts.values()] for provider in status.pools[0].providers]
+        assert (failed, [each.failed for each in status.pools[0].exchanges.values()]) == ([[1], [1]], [2])
 
     async def test_long_answers(self, autojump_clock) -> None:
         """An attempt that failed is seen at once, also if the answer that came after it goes on and on. It is counted

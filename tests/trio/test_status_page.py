@@ -121,7 +121,7 @@ def gateway(tmp_path, first: Provider, second: Provider):
 @pytest.fixture(scope="module")
 def window(tmp_path_factory):
     with browser(tmp_path_factory.mktemp("profile")) as window:
-        window.send_header("Authorization", f"Bearer {SECRETS['the metrics key']}")
+        window.send_headers(Authorization=f"Bearer {SECRETS['the metrics key']}")
         yield window
 
 
@@ -275,3 +275,15 @@ def test_without_scripts(window, tmp_path) -> None:
         assert "127.0.0.1 is not well; clients get answers from others" in text
         assert "failing" in text
         check_how_it_looks(window)
+
+
+def test_by_password(window, tmp_path) -> None:
+    """Who has no other way to show the key gives it as a password, and sees the same, live."""
+    window.send_headers()
+    with providers(2) as (first, second), gateway(tmp_path, first, second) as (program, _):
+        window.open(program.url)
+        assert "All is well" not in window.text()
+        window.open(program.url.replace("//", f"//operator:{SECRETS['the metrics key']}@"))
+        window.wait_for(f"{HEADLINE} === 'All is well'")
+        seen = window.run("return document.getElementById('updated').textContent")
+        window.wait_for("document.getElementById('updated').textContent !== arguments[0]", seen)

@@ -182,7 +182,7 @@ class TestWords:
 
         from onwards_core import _errors, _events
 
-        reasons = {*get_args(_events.FailureReason), "empty", "broken", "circuit_open", "paused", "refused_locally"}
+        reasons = {*get_args(_events.FailureReason), "empty", "circuit_open", "paused", "refused_locally"}
         assert reasons <= set(_REASONS)
         assert {code for code in _errors._CATALOGUE if _errors._CATALOGUE[code][0] < 500} <= set(_REASONS)
         assert reason_text("something_new") == "something_new"
