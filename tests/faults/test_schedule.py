@@ -12,7 +12,7 @@ import os
 import re
 import signal
 import sys
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable
 from contextlib import suppress
 from functools import partial
@@ -214,9 +214,13 @@ async def test_each_exchange_ends_as_it_must(
             metrics, port = map(int, re.findall(r"http://127\.0\.0\.1:(\d+)", said))
             process = Process(program.pid, metrics)
             faults: list[str] = []
+            last_lines: deque[str] = deque(maxlen=100)  # for whoever looks into a failure
 
             def listen() -> None:
-                faults.extend(line for line in program.stdout if re.search(r"internal error|ERROR|Traceback", line))
+                for line in program.stdout:
+                    last_lines.append(line)
+                    if re.search(r"internal error|ERROR|Traceback", line):
+                        faults.append(line)
 
             serving.start_soon(partial(trio.to_thread.run_sync, listen))
             before = process.descriptors()
@@ -231,9 +235,13 @@ async def test_each_exchange_ends_as_it_must(
 
             start = trio.current_time()
             schedule = Schedule(port, count, reload)
-            async with trio.open_nursery() as clients:
-                for _ in range(CLIENTS):
-                    clients.start_soon(schedule.client)
+            try:
+                async with trio.open_nursery() as clients:
+                    for _ in range(CLIENTS):
+                        clients.start_soon(schedule.client)
+            except BaseException:
+                print("".join(last_lines))
+                raise
             # After half of them it has what it needs.
             exchanges, memory, descriptors = zip(*seen[len(seen) // 2 :], strict=True)
             print(dict(schedule.outcomes), f"reloads: {len(seen)}, {trio.current_time() - start:.0f} seconds")
