@@ -164,6 +164,13 @@ def test_every_field_has_an_example():
     assert named - used == set()
 
 
+def test_the_tests_that_show_how_safe_it_is_exist():
+    """Whatever the threat model names as its evidence is there."""
+    named = set(re.findall(r"`((?:tests|\.ci)/[^`]+)`", (ROOT / "SECURITY.md").read_text()))
+    assert len(named) > 10
+    assert {path for path in named if not (ROOT / path).exists()} == set()
+
+
 def test_the_command_line_page_has_every_option():
     """Each option of each subcommand is in the page, and the page has no other."""
     page = (ROOT / "docs" / "command-line.md").read_text()
