@@ -319,6 +319,8 @@ def _trouble(trouble: Trouble) -> TroubleView:
     text = reason_text(trouble.reason)
     if trouble.kind == "attempt":
         text = f"{trouble.provider} {text}" + (f"; then {trouble.then} was tried" if trouble.then else "")
+    elif trouble.reason.startswith("status_"):
+        text = f"refused with {trouble.reason.removeprefix('status_')}"
     elif trouble.by:
         text += f" ({trouble.by} limit)"
     return TroubleView(

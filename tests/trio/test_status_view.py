@@ -1,5 +1,6 @@
 """The status in figures and words."""
 
+import msgspec
 import pytest
 
 from onwards_trio._status_data import (
@@ -169,11 +170,13 @@ class TestWords:
         refusal = Trouble(
             kind="refusal", alias="a", key="k", provider=None, reason="rate_limit", by="key", then=None, count=3
         )
-        found = view(status(troubles=(attempt(), attempt("embedded_429", then=None), refusal))).troubles
+        other = msgspec.structs.replace(refusal, reason="status_400", by=None)
+        found = view(status(troubles=(attempt(), attempt("embedded_429", then=None), refusal, other))).troubles
         assert [each.text for each in found] == [
             "x answered 503; then y was tried",
             "x answered 200 with an error 429 in it",
             "Too many requests (key limit)",
+            "Refused with 400",
         ]
 
     def test_each_reason_has_words(self) -> None:
