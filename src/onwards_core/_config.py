@@ -118,6 +118,7 @@ class ProviderConfig:
     """One upstream service."""
 
     url: UrlField = _field("Where it is; a path of a request that begins with this URL's path does not repeat it.")
+    name: Text | None = _field("What operators see it called: in metrics, logs, status; its host if left out.", None)
     onwards_key: ProviderKey | None = _field("The credential that we send to it; none if empty or left out.", None)
     onwards_model: Text | None = _field("What `model` becomes in the request.", None)
     rate_limit: RateLimit | None = _field("Of this provider in this pool.", None)

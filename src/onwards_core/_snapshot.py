@@ -48,7 +48,7 @@ class Provider:
     identity: str = attrs.field(repr=False)
     """The same after a reload, as long as alias, URL, credential and model are."""
     label: str
-    """Names it in records and logs: its host, numbered where a pool has several on one host."""
+    """Names it in records and logs: its name or its host, numbered where a pool has several that are called so."""
     url: Url
     authority: bytes
     """What the `host` field says."""
@@ -201,14 +201,14 @@ def _pool(
     key_set: Callable[[Iterable[Secret] | None], KeySet | None],
     http_pool: HttpPoolConfig,
 ) -> Pool:
-    hosts = Counter(provider.url.host for provider in config.providers)
+    names = [provider.name or provider.url.host for provider in config.providers]
+    uses = Counter(names)
     numbers: Counter[str] = Counter()
     copies: Counter[str] = Counter()
     providers = []
-    for provider in config.providers:
-        host = provider.url.host
-        numbers[host] += 1
-        label = f"{host}#{numbers[host]}" if hosts[host] > 1 else host
+    for name, provider in zip(names, config.providers, strict=True):
+        numbers[name] += 1
+        label = f"{name}#{numbers[name]}" if uses[name] > 1 else name
         identity = _provider_identity(alias, provider)
         copies[identity] += 1
         providers.append(_provider(label, f"{identity} {copies[identity]}", provider, config, http_pool))

@@ -42,6 +42,7 @@ CONCURRENCY_LIMIT = optional({"max_concurrent_requests": st.integers(1, 9)}, {},
 LIMITS = {"rate_limit": RATE_LIMIT, "concurrency_limit": CONCURRENCY_LIMIT}
 PROVIDER_FIELDS = {"weight": st.integers(0, 9), "sanitize_response": st.booleans(), "http2": st.booleans()}
 PROVIDER_NULL = {
+    "name": TEXT,
     "onwards_key": SECRET | st.just(""),
     "onwards_model": TEXT,
     **LIMITS,

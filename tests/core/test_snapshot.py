@@ -138,6 +138,14 @@ def test_labels() -> None:
     assert [provider.label for provider in pool.providers] == ["a#1", "b", "a#2", "a#3"]
 
 
+def test_names() -> None:
+    """A provider is called by its name, if it has one; what would be called the same is numbered."""
+    urls = {"east": "http://a/", "": "http://a/", "b": "http://c/"}
+    given = [{"name": name, "url": url} for name, url in urls.items()]
+    pool = compiled({"providers": [*given, {"url": "http://b/"}]})
+    assert [provider.label for provider in pool.providers] == ["east", "a", "b#1", "b#2"]
+
+
 @pytest.mark.parametrize(
     ("name", "prefix", "field"),
     [
