@@ -20,7 +20,10 @@ author = "the authors of onwards"
 extensions = ["autoapi.extension", "myst_parser"]
 exclude_patterns = ["_pictures"]
 
-suppress_warnings = ["misc.highlighting_failure"]  # the lexer of PromQL does not know names with colons
+suppress_warnings = [
+    "misc.highlighting_failure",  # the lexer of PromQL does not know names with colons
+    "autoapi.python_import_resolution",  # it does not see what is imported for type checkers alone
+]
 
 html_theme = "furo"
 html_title = "onwards"
