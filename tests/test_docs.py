@@ -7,7 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import attrs
 import jsonschema
@@ -162,6 +162,13 @@ def test_every_field_has_an_example():
     named = {(name, field.name) for name in SECTIONS.values() for field in attrs.fields(getattr(onwards_core, name))}
     named = {(name, field) for name, field in named if name != "TargetConfig" or field == "keys"}
     assert named - used == set()
+
+
+def test_the_embedding_page_has_every_action():
+    """With what is to be done for it."""
+    page = (ROOT / "docs" / "embedding.md").read_text()
+    actions = {action.__name__ for action in get_args(onwards_core.Action)}
+    assert set(re.findall(r"^\| `(\w+)` \|", page.partition("## The actions")[2], re.MULTILINE)) == actions
 
 
 def test_the_tests_that_show_how_safe_it_is_exist():
