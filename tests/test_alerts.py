@@ -10,7 +10,7 @@ import yaml
 
 from deploy.monitoring.queries import NOT_TO_BLAME, Metrics
 from deploy.monitoring.rules import JOB, alerts, rules
-from onwards_trio import _status
+from onwards_trio._status_data import CLIENTS_FAULT
 
 ROOT = Path(__file__).parent.parent
 RULES = ROOT / "deploy" / "prometheus" / "onwards.rules.yml"
@@ -188,7 +188,7 @@ def test_the_file_is_made_from_the_metrics():
 def test_who_is_to_blame_is_what_the_status_page_says():
     """A status speaks against a provider in the one just as in the other."""
     statuses = {f"status_{status}" for status in range(400, 600)}
-    assert {status for status in statuses if re.fullmatch(NOT_TO_BLAME, status)} == _status._CLIENTS_FAULT
+    assert {status for status in statuses if re.fullmatch(NOT_TO_BLAME, status)} == CLIENTS_FAULT
 
 
 def test_another_prefix_and_site():

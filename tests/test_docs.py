@@ -18,6 +18,7 @@ import onwards_trio
 from onwards_core import ServerConfig, _snapshot, json_schema, load_config
 from onwards_trio._cli import _parser
 from onwards_trio._import import from_litellm
+from onwards_trio._metric_definitions import DEFINITIONS
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -190,6 +191,15 @@ def test_the_command_line_page_has_every_option():
         if option.startswith("--") and option != "--help"
     }
     assert set(re.findall(r"(?<![\w-])--[a-z][a-z-]*", page)) == options
+
+
+def test_the_metrics_page_has_every_metric():
+    """Its table is the program's own."""
+    page = (ROOT / "docs" / "metrics.md").read_text()
+    for it in DEFINITIONS:
+        labels = ", ".join(f"`{label}`" for label in it.labels)
+        assert f"| `onwards_{it.name}` | {it.kind} | {labels} | {it.help} | {it.question} |\n" in page
+    assert page.count("| `onwards_") == len(DEFINITIONS)
 
 
 @pytest.mark.parametrize("package", [onwards_core, onwards_trio], ids=lambda package: package.__name__)

@@ -241,7 +241,7 @@ def rows(metric: Metrics) -> tuple[Row, ...]:
                     (
                         Query(
                             f"{metric('permits_in_use', ALIAS)} / {metric('permits_limit', ALIAS)}",
-                            "{{limiter}} {{name}} ({{alias}})",
+                            "{{limiter}} {{alias}} {{name}}",
                         ),
                     ),
                     unit="percentunit",
@@ -253,7 +253,7 @@ def rows(metric: Metrics) -> tuple[Row, ...]:
                     (
                         Query(
                             f"1 - {metric('rate_tokens_left', ALIAS)} / {metric('rate_tokens_limit', ALIAS)}",
-                            "{{limiter}} {{name}} ({{alias}})",
+                            "{{limiter}} {{alias}} {{name}}",
                         ),
                     ),
                     unit="percentunit",

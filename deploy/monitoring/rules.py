@@ -194,8 +194,8 @@ def rules(prefix: str, runbooks: str) -> str:
         for alert in alerts(metric)
     ]
     groups = [
-        {"name": "onwards-recordings", "interval": "30s", "rules": recorded},
-        {"name": "onwards-alerts", "interval": "30s", "rules": alerting},
+        {"name": "onwards-recordings", "rules": recorded},
+        {"name": "onwards-alerts", "rules": alerting},
     ]
     head = "# Made by `python -m deploy.monitoring`, which is the place for changes.\n"
     return head + yaml.dump({"groups": groups}, Dumper=_Dumper, sort_keys=False, width=1000, allow_unicode=True)

@@ -119,6 +119,8 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
 
     permit = ledger.acquire(caller.limits(given), now)
     if isinstance(permit, Refusal):
+        by_key = caller.known is not None and ledger.refusal([caller.known.limit], now) is not None
+        record.code, record.refused_by = permit.code, "key" if by_key else "pool"
         return refused(permit)
     return Admission(given, model, whole, renamed, strictly, permit)
 

@@ -228,7 +228,7 @@ class Exchange:
                 self._state = _State.WAITING
                 return following
             case Refusal():
-                return self._end(refused(following))
+                return self._end(self._at_its_limit(following))
             case Provider():
                 self._state = _State.SENDING
                 self._provider = following
@@ -240,7 +240,11 @@ class Exchange:
                 assert_never(following)
 
     def _all_at_their_limits(self) -> Respond:
-        return refused(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
+        return self._at_its_limit(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
+
+    def _at_its_limit(self, refusal: Refusal) -> Respond:
+        self.record.code, self.record.refused_by = refusal.code, "provider"
+        return refused(refusal)
 
     def _treatment_of(self, provider: Provider) -> Treatment:
         admission = self._admission

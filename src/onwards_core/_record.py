@@ -1,5 +1,6 @@
 """What happened in one exchange. Metrics and logs read it; nothing in it is secret."""
 
+from bisect import bisect_left
 from typing import ClassVar, Literal, Self, TypeAlias
 
 import attrs
@@ -77,6 +78,16 @@ class Record:
     """Of the body."""
     outcome: Outcome | None = None
     """`ok`: whole, errors included; `broken`: cut off; `client_gone`: the client did not wait for it."""
+
+    def count_event(self, now: float) -> None:
+        """A piece of an event stream's body left."""
+        if self.last_event is None:
+            self.first_event = now
+        else:
+            if self.gaps is None:
+                self.gaps = [0] * (len(self.GAP_SECONDS) + 1)
+            self.gaps[bisect_left(self.GAP_SECONDS, now - self.last_event)] += 1
+        self.last_event = now
 
     @classmethod
     def of(cls, request: Request, now: float) -> Self:

@@ -1,10 +1,19 @@
 """What metrics read when they are collected, which costs no request anything."""
 
+import platform
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
+from importlib.metadata import version
 
-from onwards_core import Record
+import trio
+
+from onwards_core import Gateway, Record
+from onwards_core._health import CircuitState
+from onwards_core._ledger import Limit
 from onwards_trio._metrics import Sample, Source, http_labels
+from onwards_trio._reload import Reloader
+from onwards_trio._upstream._direct import DirectTransport
 
 
 def requests(under_way: Callable[[], Iterable[Record]]) -> Source:
@@ -17,5 +26,64 @@ def requests(under_way: Callable[[], Iterable[Record]]) -> Source:
         for alias, count in Counter(record.alias for record in records).items():
             if alias is not None:
                 yield "model_inflight", (alias,), count
+
+    return read
+
+
+def limits_and_circuits(gateway: Gateway) -> Source:
+    """Of all keys, pools and providers that the config in force has."""
+
+    def read() -> Iterator[Sample]:
+        now = trio.current_time()
+        for key in gateway.snapshot.key_limits.values():
+            yield from of_limit(key.limit, now, "key", "", key.name)
+        for pool in gateway.snapshot.pools.values():
+            yield from of_limit(pool.limit, now, "pool", pool.alias, pool.alias)
+            for provider in pool.providers:
+                yield from of_limit(provider.limit, now, "provider", pool.alias, provider.label)
+                if pool.health is not None:
+                    current = gateway.health.state(provider.identity, now)
+                    for state in CircuitState:
+                        labels = pool.alias, provider.label, state.name.lower()
+                        yield "circuit_state", labels, float(state is current)
+
+    def of_limit(limit: Limit, now: float, *labels: str) -> Iterator[Sample]:
+        yield "permits_in_use", labels, gateway.ledger.permits_out(limit.identity)
+        if limit.permits is not None:
+            yield "permits_limit", labels, limit.permits
+        left = gateway.ledger.tokens_left(limit, now)
+        if left is not None and limit.rate is not None:
+            yield "rate_tokens_left", labels, left
+            yield "rate_tokens_limit", labels, limit.rate.burst
+
+    return read
+
+
+def program(reloader: Reloader) -> Source:
+    """What runs here, and under which config."""
+    build = version("onwards"), platform.python_version()
+
+    def read() -> Iterator[Sample]:
+        yield "build_info", build, 1
+        yield "config_age_seconds", (), time.time() - reloader.loaded
+        yield "config_last_reload_ok", (), float(reloader.last is None or not reloader.last.problems)
+        for outcome, count in reloader.counts.items():
+            yield "config_reloads_total", (outcome,), count
+
+    return read
+
+
+def connections(transport: DirectTransport) -> Source:
+    """Of its connections to providers."""
+
+    def read() -> Iterator[Sample]:
+        for state, counts in zip(("active", "idle"), transport.connections(), strict=True):
+            for host, count in counts.items():
+                yield "upstream_connections", (host, state), count
+        for host, count in transport.opened.items():
+            yield "upstream_connections_opened_total", (host,), count
+            yield "upstream_requests_total", (host, "new"), count
+        for host, count in transport.reused.items():
+            yield "upstream_requests_total", (host, "reused"), count
 
     return read

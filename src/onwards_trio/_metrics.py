@@ -11,6 +11,7 @@ from typing import Final, TypeAlias
 from onwards_core import Record
 from onwards_trio._metric_data import Families, Series, copy
 from onwards_trio._metric_definitions import BY_NAME
+from onwards_trio._status_data import CLIENTS_FAULT, PASSED_OVER
 
 Sample: TypeAlias = tuple[str, tuple[str, ...], float]
 """A metric's name, the values of its labels, its value."""
@@ -81,6 +82,14 @@ class Histograms:
         series.counts[bisect_left(self._buckets, value)] += 1
         series.value += value
 
+    def add(self, counts: list[int], total: float, *labels: str) -> None:
+        """What was put into buckets elsewhere, with the sum of it all."""
+        series = self.series.get(labels)
+        if series is None:
+            series = self.series[labels] = Series(labels, 0, [0] * (len(self._buckets) + 1))
+        series.counts = [known + new for known, new in zip(series.counts, counts, strict=True)]
+        series.value += total
+
 
 class Metrics:
     """Give `observe` the record of each request. `collect` gives all that is known by then.
@@ -93,24 +102,85 @@ class Metrics:
         self._requests = Counters("http_requests_total")
         self._seconds = Histograms("http_requests_duration_seconds")
         self._bytes = Histograms("http_response_body_size")
+        self._exchanges = Counters("exchanges_total")
+        self._refusals = Counters("refusals_total")
+        self._tokens = Counters("tokens_total")
+        self._durations = Histograms("exchange_duration_seconds")
+        self._first_bytes = Histograms("time_to_first_byte_seconds")
+        self._first_events = Histograms("time_to_first_event_seconds")
+        self._gaps = Histograms("time_between_events_seconds")
+        self._attempts = Counters("attempts_total")
+        self._attempt_durations = Histograms("attempt_duration_seconds")
+        self._fallbacks = Counters("fallbacks_total")
+        self._lag = Histograms("event_loop_lag_seconds")
 
     def observe(self, record: Record) -> None:
         """Count a request whose record is final."""
-        labels = (*http_labels(record), "none" if record.status is None else str(record.status))
+        status = "none" if record.status is None else str(record.status)
+        labels = (*http_labels(record), status)
+        ended = record.ended or record.started
         self._requests.add(1, *labels)
-        self._seconds.observe((record.ended or record.started) - record.started, *labels)
+        self._seconds.observe(ended - record.started, *labels)
         self._bytes.observe(record.bytes_sent, *labels)
+        alias, key = record.alias or "", record.key or ""
+        self._exchanges.add(1, alias, outcome(record), status)
+        if record.refused_by is not None:
+            self._refusals.add(1, alias, key, record.refused_by, record.code or "")
+        if record.usage is not None:
+            self._tokens.add(record.usage.input_tokens, alias, key, "input")
+            self._tokens.add(record.usage.output_tokens, alias, key, "output")
+            self._tokens.add(record.usage.cached_tokens, alias, key, "cached")
+        if record.attempts:
+            self._observe_attempts(record, alias, ended)
+
+    def _observe_attempts(self, record: Record, alias: str, ended: float) -> None:
+        tried = 0
+        for attempt in record.attempts:
+            result = attempt.outcome or "abandoned"
+            self._attempts.add(1, alias, attempt.provider, result)
+            if result not in PASSED_OVER:
+                tried += 1
+                self._attempt_durations.observe((attempt.ended or ended) - attempt.started, alias, attempt.provider)
+        if tried > 1:
+            self._fallbacks.add(tried - 1, alias)
+        if not tried:
+            return
+        self._durations.observe(ended - record.started, alias)
+        if record.first_byte is not None:
+            self._first_bytes.observe(record.first_byte - record.started, alias)
+        if record.first_event is not None and record.last_event is not None:
+            self._first_events.observe(record.first_event - record.started, alias)
+            if record.gaps is not None:
+                self._gaps.add(record.gaps, record.last_event - record.first_event, alias)
+
+    def observe_lag(self, seconds: float) -> None:
+        """Count how late a task got its turn."""
+        self._lag.observe(seconds)
 
     def collect(self) -> Families:
         """All metrics as plain data; see `merge` and `expose`."""
         families: Families = {
             family.name: [copy(series) for series in family.series.values()]
-            for family in (self._requests, self._seconds, self._bytes)
+            for family in vars(self).values()
+            if isinstance(family, Counters | Histograms)
         }
         for source in self._sources:
             for name, labels, value in source():
                 families.setdefault(name, []).append(Series(labels, value))
         return families
+
+
+def outcome(record: Record) -> str:
+    """What became of a request: a value of the label of that name of `exchanges_total`."""
+    if record.outcome != "ok":
+        return record.outcome or "broken"
+    if record.refused_by is not None:
+        return "refused"
+    status = record.status or 0
+    last = next((each.outcome for each in reversed(record.attempts) if each.outcome not in PASSED_OVER), None)
+    if status >= 500 or (status >= 400 and last is not None and last not in CLIENTS_FAULT):
+        return "provider_error"
+    return "client_error" if status >= 400 else "ok"
 
 
 def http_labels(record: Record) -> tuple[str, str]:

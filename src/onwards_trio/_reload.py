@@ -44,6 +44,8 @@ class Reloader:
         self.last: Reload | None = None
         self.loaded = time()
         """When the config in force was loaded, in seconds of Unix time."""
+        self.counts = {"ok": 0, "failed": 0}
+        """How many reloads went how."""
         self._path = path
         self._server = server
         self._hash_key = hash_key
@@ -66,20 +68,24 @@ class Reloader:
             try:
                 snapshot = await _aside(load_snapshot, self._path, self._hash_key, self._server)
             except ConfigError as error:
-                self.last = Reload(time(), tuple(map(str, error.problems)))
+                self._note(*map(str, error.problems))
                 for problem in error.problems:
                     _log.error("%s: %s", self._path, problem)
                 _log.error("config not reloaded: the one from before stays in force")
             except OSError as error:
-                self.last = Reload(time(), (f"{self._path}: {error.strerror}",))
+                self._note(f"{self._path}: {error.strerror}")
                 _log.error("config not reloaded: %s: %s", self._path, error.strerror)
                 self._file.forget()  # It is gone again: should it come back, it is new.
             else:
-                self.last = Reload(time(), ())
-                self.loaded = self.last.at
+                self.loaded = self._note().at
                 gateway.snapshot = snapshot
                 gateway.prune(trio.current_time())
                 _log.info("config reloaded, targets: %d", len(snapshot.pools))
+
+    def _note(self, *problems: str) -> Reload:
+        self.counts["failed" if problems else "ok"] += 1
+        self.last = Reload(time(), problems)
+        return self.last
 
     def _changed(self) -> bool:
         """Whether the file holds something else than the last time it was looked at. A missing one did not change."""

@@ -43,6 +43,8 @@ class Reply:
         """Whether no further request will be read on this connection."""
         self._head = b""
         """What `start` left to be sent with what comes next."""
+        self._is_stream = False
+        """Whether it is an event stream, whose pieces are timed."""
 
     @property
     def complete(self) -> bool:
@@ -58,6 +60,9 @@ class Reply:
         """Set the head, which goes out with the first piece. `send` an empty one if that may take time."""
         self._head = self._codec.start(status, headers, close=self._last())
         self._begin(status)
+        self._is_stream = any(
+            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
+        )
         # Where HTTP/1.0 gets no length, the end of the connection is the end of the body, whole or not.
         self.needs_reset = self._http_1_0 and all(name != b"content-length" for name, _ in headers)
 
@@ -99,6 +104,9 @@ class Reply:
         except trio.BrokenResourceError:
             self.client_gone = True
             raise ClientGone from None
-        if self.record.first_byte is None:
-            self.record.first_byte = trio.current_time()
-        self.record.bytes_sent += body_bytes
+        record = self.record
+        if record.first_byte is None:
+            record.first_byte = trio.current_time()
+        record.bytes_sent += body_bytes
+        if self._is_stream and body_bytes:
+            record.count_event(trio.current_time())

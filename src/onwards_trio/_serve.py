@@ -6,7 +6,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -24,7 +24,7 @@ from onwards_trio._connection import Handler
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
-from onwards_trio._metric_sources import requests
+from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
@@ -39,6 +39,7 @@ from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
 from onwards_trio._wire._choose import codecs
 
+_LAG_INTERVAL: Final = 0.25  # seconds
 _OTHER_FILES: Final = 64
 """Listeners, the config, operators' connections, and some to providers that wait for their next request."""
 
@@ -96,7 +97,7 @@ async def serve(options: Options) -> None:
         listeners = await _listen(opened, options.host, options.port)
         admin_listeners = await _listen(opened, options.metrics_host, options.metrics_port) if options.metrics else []
         signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
-        transport = await opened.enter_async_context(Transports(DirectTransport(http=http)))
+        transport = await opened.enter_async_context(Transports(direct := DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
         def observe(record: Record) -> None:
@@ -116,7 +117,9 @@ async def serve(options: Options) -> None:
             http=http,
             tls=(lambda: tls.context) if tls else None,
         )
-        metrics = Metrics(requests(server.under_way))
+        metrics = Metrics(
+            requests(server.under_way), limits_and_circuits(gateway), connections(direct), program(reloader)
+        )
         board = Board(gateway, reloader, server.under_way, lambda: server.draining)
 
         async def obey_signals() -> None:
@@ -138,8 +141,8 @@ async def serve(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch)
         if options.metrics:
-            operators = _operators(options, server, metrics, board)
-            nursery.start_soon(Server(operators, http=http).serve, admin_listeners)
+            nursery.start_soon(Server(_operators(options, server, metrics, board), http=http).serve, admin_listeners)
+            nursery.start_soon(_measure_lag, metrics.observe_lag)
             _announce("metrics on", "http", admin_listeners)
         _announce("listening on", "https" if tls else "http", listeners)
         if incidents is not None:
@@ -148,6 +151,14 @@ async def serve(options: Options) -> None:
         if incidents is not None:
             await incidents.aclose()
         nursery.cancel_scope.cancel()
+
+
+async def _measure_lag(observe: Callable[[float], None]) -> None:
+    """Tell again and again how many seconds late a task gets its turn. Never returns."""
+    while True:
+        due = trio.current_time() + _LAG_INTERVAL
+        await trio.sleep_until(due)
+        observe(trio.current_time() - due)
 
 
 def _collect_less_garbage() -> None:

@@ -12,6 +12,7 @@ from onwards_core._health import CircuitState
 from onwards_core._ledger import Limit
 from onwards_trio._reload import Reloader
 from onwards_trio._status_data import (
+    CLIENTS_FAULT,
     NOT_ITS_DOING,
     PASSED_OVER,
     SLOT,
@@ -34,10 +35,6 @@ from onwards_trio._status_data import (
 )
 
 _K = TypeVar("_K")
-
-_CLIENTS_FAULT = frozenset(f"status_{status}" for status in range(400, 500) if status not in (401, 403, 408, 429))
-"""Outcomes that say nothing against a provider. It is our credential that a 401 or 403 is about."""
-
 
 _CIRCUITS: Final[Mapping[CircuitState, Circuit]] = {
     CircuitState.CLOSED: "closed",
@@ -86,7 +83,7 @@ class _Tally:
                 bucket.refused += 1
             else:
                 bucket.done += 1
-                if outcome == "ok" or outcome in _CLIENTS_FAULT:
+                if outcome == "ok" or outcome in CLIENTS_FAULT:
                     step = latency_step(ended - attempt.started)
                     bucket.latencies[step] = bucket.latencies.get(step, 0) + 1
                     continue

@@ -236,6 +236,25 @@ def screened(at: Gateway, *headers: tuple[bytes, bytes], target: bytes = b"/v1/c
     return error_code(answer) if answer else None
 
 
+def test_whose_limit_it_was() -> None:
+    """The record of a refused request says whether it was the key's, the pool's or the provider's limit."""
+    twice = {"rate_limit": {"requests_per_second": 0.5, "burst_size": 2}}
+    at = gateway(
+        {"key": {"url": URL}, "pool": {"providers": [{"url": URL}], **TIGHT}, "provider": {"url": URL, **TIGHT}},
+        key_definitions={"team": {"key": "sk", **twice}},
+    )
+
+    def refusal(model: str, *headers: tuple[bytes, bytes]) -> tuple[str | None, str | None]:
+        for _ in range(3):
+            with at.admit(attrs.evolve(chat(model), headers=list(headers)), 0.0) as exchange:
+                exchange.begin(0.0)
+        return exchange.record.refused_by, exchange.record.code
+
+    assert refusal("key", (b"x-api-key", b"sk")) == ("key", "rate_limit")
+    assert refusal("pool") == ("pool", "rate_limit")
+    assert refusal("provider") == ("provider", "rate_limit")
+
+
 def test_a_head_is_refused_where_its_body_does_not_matter() -> None:
     """By its target, by a key that opens nothing, and by the pool that a header names."""
     at = gateway({"m": {"url": URL, "keys": ["team"]}, "n": {"url": URL, "keys": ["other"]}}, global_keys=["all"])

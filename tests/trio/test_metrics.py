@@ -1,14 +1,22 @@
 """Metrics: names and labels that dashboards know, and none that a client could make up."""
 
+from pathlib import Path
+
 import pytest
+import trio
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
-from onwards_core import Record
+from onwards_core import Attempt, Record, Usage
+from onwards_core._record import Outcome
 from onwards_trio._metric_data import expose
-from onwards_trio._metric_sources import requests
-from onwards_trio._metrics import Metrics, endpoint
+from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests
+from onwards_trio._metrics import Metrics, endpoint, outcome
+from onwards_trio._reload import Reloader
+from onwards_trio._upstream._direct import DirectTransport
+from tests.core.gateway_support import chat
+from tests.core.gateway_support import gateway as gateway_with
 
 
 def record(method: str = "POST", path: bytes = b"/v1/chat/completions", status: int | None = 200) -> Record:
@@ -43,6 +51,138 @@ def test_counts_requests_with_their_time_and_size() -> None:
     assert got["own_http_requests_duration_seconds_bucket", (endpoint_label, "0.5", method, status)] == 3
     assert got["own_http_response_body_size_bucket", (endpoint_label, "64.0", method, status)] == 0
     assert got["own_http_response_body_size_bucket", (endpoint_label, "256.0", method, status)] == 3
+
+
+def test_counts_what_an_exchange_was() -> None:
+    """Attempts with what came of them, fallbacks, times of a stream, tokens; under alias, provider and key."""
+    metrics = Metrics()
+    metrics.observe(
+        Record(
+            *("POST", b"/v1/chat/completions", 1.0, "chat", "team"),
+            attempts=[
+                Attempt("a", 1.0, 1.0, "circuit_open"),
+                Attempt("b", 1.0, 1.5, "status_503"),
+                Attempt("c", 1.5, 2.0, "ok"),
+            ],
+            status=200,
+            usage=Usage(10, 20, 5),
+            first_byte=2.0,
+            first_event=3.0,
+            last_event=4.5,
+            gaps=[0, 3, *[0] * 14],
+            ended=5.0,
+            outcome="ok",
+        )
+    )
+    got = samples(metrics)
+    assert got["own_exchanges_total", ("chat", "ok", "200")] == 1
+    attempts = {labels: value for (name, labels), value in got.items() if name == "own_attempts_total"}
+    assert attempts == {
+        ("chat", "circuit_open", "a"): 1,
+        ("chat", "status_503", "b"): 1,
+        ("chat", "ok", "c"): 1,
+    }
+    assert got["own_fallbacks_total", ("chat",)] == 1
+    assert ("own_attempt_duration_seconds_sum", ("chat", "a")) not in got
+    assert got["own_attempt_duration_seconds_sum", ("chat", "b")] == 0.5
+    assert got["own_time_to_first_byte_seconds_sum", ("chat",)] == 1
+    assert got["own_time_to_first_event_seconds_sum", ("chat",)] == 2
+    assert got["own_exchange_duration_seconds_sum", ("chat",)] == 4
+    assert got["own_time_between_events_seconds_sum", ("chat",)] == 1.5
+    assert got["own_time_between_events_seconds_bucket", ("chat", "0.005")] == 0
+    assert got["own_time_between_events_seconds_bucket", ("chat", "0.01")] == 3
+    tokens = {labels: value for (name, labels), value in got.items() if name == "own_tokens_total"}
+    assert tokens == {
+        ("chat", "team", "input"): 10,
+        ("chat", "team", "output"): 20,
+        ("chat", "team", "cached"): 5,
+    }
+
+
+def test_adds_up_the_times_between_events() -> None:
+    """Those of one more stream are added to those of the ones before."""
+    metrics = Metrics()
+    for _ in range(2):
+        stream = record()
+        stream.attempts.append(Attempt("a", 1.0, 1.0, "ok"))
+        for now in (1.0, 1.25, 1.5):
+            stream.count_event(now)
+        metrics.observe(stream)
+    assert samples(metrics)["own_time_between_events_seconds_bucket", ("", "0.3")] == 4
+
+
+def test_counts_refusals() -> None:
+    """By whose limit it was and which one. What reached no provider is in no histogram about providers."""
+    metrics = Metrics()
+    refused = record(status=429)
+    refused.alias, refused.refused_by, refused.code = "chat", "pool", "rate_limit"
+    metrics.observe(refused)
+    got = samples(metrics)
+    assert got["own_refusals_total", ("chat", "pool", "rate_limit", "")] == 1
+    assert got["own_exchanges_total", ("chat", "refused", "429")] == 1
+    assert not any("first_byte" in name or "exchange_duration" in name for name, _ in got)
+
+
+@pytest.mark.parametrize(
+    ("status", "attempts", "end", "expected"),
+    [
+        (200, ["ok"], "ok", "ok"),
+        (200, ["status_503", "ok"], "ok", "ok"),
+        (200, ["ok"], "broken", "broken"),
+        (None, ["ok"], "client_gone", "client_gone"),
+        (503, ["status_503"], "ok", "provider_error"),
+        (502, ["connect"], "ok", "provider_error"),
+        (503, [], "ok", "provider_error"),  # an empty pool
+        (429, ["status_429", "circuit_open"], "ok", "provider_error"),
+        (401, ["status_401"], "ok", "provider_error"),  # our credential
+        (401, [], "ok", "client_error"),
+        (400, ["status_400"], "ok", "client_error"),
+        (404, [], "ok", "client_error"),
+    ],
+)
+def test_what_became_of_a_request(status: int | None, attempts: list[str], end: Outcome, expected: str) -> None:
+    """By whose fault it failed, if it did."""
+    given = record(status=status)
+    given.attempts = [Attempt("a", 1.0, 1.0, result) for result in attempts]
+    given.outcome = end
+    assert outcome(given) == expected
+
+
+def test_what_is_read(tmp_path: Path) -> None:
+    """Limits, circuits, connections and the config are read when they are asked for."""
+    limits = {"rate_limit": {"requests_per_second": 2}, "concurrency_limit": {"max_concurrent_requests": 3}}
+    pool = {"providers": [{"name": "east", "url": "http://p/"}], "health": {"consecutive_failures": 1}, **limits}
+    gateway = gateway_with({"chat": pool}, key_definitions={"team": {"key": "sk", **limits}})
+
+    async def read() -> dict[tuple[str, tuple[str, ...]], float]:
+        reloader = Reloader(tmp_path / "config.json", b"")
+        await reloader.reload(gateway)
+        with gateway.admit(chat("chat"), trio.current_time()) as exchange:
+            exchange.begin(trio.current_time())
+            transport = DirectTransport()
+            transport.opened["p"], transport.reused["p"] = 1, 2
+            metrics = Metrics(limits_and_circuits(gateway), connections(transport), program(reloader))
+            metrics.observe_lag(0.25)
+            return samples(metrics)
+
+    got = trio.run(read)
+    assert got["own_permits_in_use", ("chat", "pool", "chat")] == 1
+    assert got["own_permits_in_use", ("chat", "provider", "east")] == 1
+    assert got["own_permits_limit", ("", "key", "team")] == 3
+    assert got["own_rate_tokens_left", ("", "key", "team")] == 2
+    assert 1 <= got["own_rate_tokens_left", ("chat", "pool", "chat")] < 2
+    assert got["own_rate_tokens_limit", ("chat", "pool", "chat")] == 2
+    states = ("closed", "open", "trial")
+    assert [got["own_circuit_state", ("chat", "east", state)] for state in states] == [1, 0, 0]
+    assert got["own_upstream_requests_total", ("new", "p")] == 1
+    assert got["own_upstream_requests_total", ("reused", "p")] == 2
+    assert got["own_upstream_connections_opened_total", ("p",)] == 1
+    assert got["own_config_last_reload_ok", ()] == 0
+    assert got["own_config_reloads_total", ("failed",)] == 1
+    assert got["own_config_reloads_total", ("ok",)] == 0
+    assert got["own_config_age_seconds", ()] >= 0
+    assert got["own_event_loop_lag_seconds_sum", ()] == 0.25
+    assert [name for name, _ in got].count("own_build_info") == 1
 
 
 def test_a_request_without_an_answer_counts_too() -> None:

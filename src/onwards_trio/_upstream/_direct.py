@@ -9,9 +9,10 @@ response is replaced by a fresh one, once.
 """
 
 import math
-from collections import deque
+from collections import Counter, deque
 from types import TracebackType
 from typing import Final, Self, TypeAlias
+from weakref import WeakSet
 
 import trio
 
@@ -111,6 +112,19 @@ class DirectTransport:
         self._http = http or codecs()
         self._idle: dict[Origin, deque[_Connection]] = {}  # the one used last is on the right
         self._reading: set[_Connection] = set()  # who waits for more of a body
+        self._all: WeakSet[_Connection] = WeakSet()
+        self.opened: Counter[str] = Counter()
+        """How many connections were opened, by host."""
+        self.reused: Counter[str] = Counter()
+        """How many requests went out on one that was used before, by host."""
+
+    def connections(self) -> tuple[Counter[str], Counter[str]]:
+        """How many there are now by host: with a request under way, and waiting for the next one."""
+        idle: Counter[str] = Counter()
+        for origin, connections in self._idle.items():
+            idle[origin[1]] += len(connections)
+        alive = Counter(each.origin[1] for each in self._all if each.stream.socket.fileno() != -1)
+        return alive - idle, idle
 
     async def __aenter__(self) -> Self:
         self._nursery_manager = trio.open_nursery()
@@ -133,6 +147,7 @@ class DirectTransport:
         origin = (url.scheme, url.host, url.port, request.provider.tls)
         reused = self._take(origin)
         if reused:
+            self.reused[url.host] += 1
             try:
                 return await self._ask(reused, request)
             except _Silence:
@@ -153,9 +168,12 @@ class DirectTransport:
     async def _open(self, origin: Origin, timeout: float) -> _Connection:
         with trio.move_on_after(timeout):
             try:
-                return _Connection(origin, await self._connect(*origin), self._http.client())
+                connection = _Connection(origin, await self._connect(*origin), self._http.client())
             except (OSError, trio.BrokenResourceError) as error:
                 raise no_connection(error) from error
+            self._all.add(connection)
+            self.opened[origin[1]] += 1
+            return connection
         raise UpstreamError("connect_timeout")
 
     async def _ask(self, connection: _Connection, request: SendUpstream) -> "DirectAnswer":
