@@ -14,7 +14,7 @@ import trio
 from onwards_core import Headers, Request, Respond
 from onwards_trio._reply import Reply
 from onwards_trio._status_data import Status
-from onwards_trio._status_view import View, view
+from onwards_trio._status_view import STATES, View, view
 
 INTERVAL: Final = 1.0
 """Seconds between two events of a stream."""
@@ -90,7 +90,8 @@ def _policy(page: str) -> bytes:
 def _static(view: View) -> str:
     """What matters most, for who runs no scripts."""
     rows = "".join(
-        f"<tr><th scope=row>{html.escape(provider.provider)}<td>{html.escape(pool.alias)}<td>{provider.state}"
+        f'<tr class="{"bad" if provider.state in ("failing", "open") else ""}">'
+        f"<th scope=row>{html.escape(provider.provider)}<td>{html.escape(pool.alias)}<td>{STATES[provider.state]}"
         f"<td>{html.escape(provider.text or '')}"
         f"<td>{'-' if provider.attempts.failed is None else f'{provider.attempts.failed:.0%}'}"
         f"<td>{'-' if provider.attempts.median is None else f'{provider.attempts.median:g} s'}"
@@ -99,7 +100,8 @@ def _static(view: View) -> str:
     )
     problems = "".join(f"<li>{html.escape(problem)}" for problem in [*view.problems, *view.config.problems])
     return (
-        f'<section class="card"><p class="headline">{html.escape(view.headline)}</p><ul>{problems}</ul></section>'
+        f'<section class="card hero {view.state}"><div><p class="headline">{html.escape(view.headline)}</p>'
+        f"{f'<ul>{problems}</ul>' if problems else ''}</div></section>"
         '<section class="card"><table><caption>Providers in the last minute</caption><thead><tr><th scope=col>Provider'
         "<th scope=col>Alias<th scope=col>State<th scope=col>Reason<th scope=col>Failed<th scope=col>Median latency"
         f"<tbody>{rows}</table></section>"

@@ -31,6 +31,17 @@ _FAILING: Final = 0.2
 ProviderState: TypeAlias = Literal["ok", "idle", "paused", "trial", "failing", "open"]
 PoolState: TypeAlias = Literal["ok", "idle", "degraded", "down"]
 
+STATES: Final = {
+    "ok": "✓ well",
+    "idle": "- idle",
+    "paused": "‖ paused",
+    "trial": "? on trial",
+    "failing": "✕ failing",
+    "open": "✕ out of service",
+    "degraded": "! degraded",
+    "down": "✕ clients get errors",
+}
+"""Of providers and pools, in words and with a sign that needs no colour."""
 _REASONS: Final = {
     "connect": "can't be reached",
     "connect_timeout": "can't be reached in time",

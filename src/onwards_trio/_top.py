@@ -18,22 +18,22 @@ from rich.table import Table
 from rich.text import Text
 
 from onwards_core._values import Secret
-from onwards_trio._status_view import PoolView, ProviderView, View
+from onwards_trio._status_view import STATES, PoolView, ProviderView, View
 
 INTERVAL: Final = 1.0  # seconds
 _TIMEOUT: Final = 5.0
 _BLOCKS: Final = " ▁▂▃▄▅▆▇█"
 _TROUBLES: Final = 10
 
-_STATES: Final = {
-    "ok": ("green", "✓ well"),
-    "idle": ("dim", "- idle"),
-    "paused": ("yellow", "‖ paused"),
-    "trial": ("yellow", "? on trial"),
-    "failing": ("bold red", "✕ failing"),
-    "open": ("bold red", "✕ out of service"),
-    "degraded": ("yellow", "! degraded"),
-    "down": ("bold red", "✕ clients get errors"),
+_STYLES: Final = {
+    "ok": "green",
+    "idle": "dim",
+    "paused": "yellow",
+    "trial": "yellow",
+    "failing": "bold red",
+    "open": "bold red",
+    "degraded": "yellow",
+    "down": "bold red",
 }
 _decode = msgspec.json.Decoder(View).decode
 
@@ -132,10 +132,9 @@ def _summary(view: View) -> RenderableType:
 
 
 def _pool(view: View, pool: PoolView, width: int) -> RenderableType:
-    style, words = _STATES[pool.state]
     columns = [column for column in _COLUMNS if column.from_width <= width]
     table = _table("Provider")
-    table.title = Text.assemble((_plain(pool.alias), "bold"), "  ", (words, style))
+    table.title = Text.assemble((_plain(pool.alias), "bold"), "  ", (STATES[pool.state], _STYLES[pool.state]))
     for column in columns:
         table.add_column(column.header, no_wrap=True, width=column.width)
     for provider in pool.providers:
@@ -156,8 +155,7 @@ def _name(view: View, provider: ProviderView) -> Text:
 
 
 def _state(provider: ProviderView) -> Text:
-    style, words = _STATES[provider.state]
-    return Text(words, style)
+    return Text(STATES[provider.state], _STYLES[provider.state])
 
 
 def _held(provider: ProviderView) -> str:
