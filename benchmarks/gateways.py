@@ -11,10 +11,10 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import attrs
-from messages import ALIAS, CLEAN_ALIAS, CLIENT_KEY, HOST
+from messages import ALIAS, CLEAN_ALIAS, CLIENT_KEY, HOST, OK, request
 
 HERE = Path(__file__).parent
 
@@ -38,6 +38,11 @@ class Running:
     port: int
     pid: int | None = None
     log: Path | None = None
+    fields: bytes = b""
+    """Lines that its requests need to have in their heads."""
+
+    def addressed(self, message: bytes) -> bytes:
+        return message.replace(b"\r\n", b"\r\n" + self.fields, 1)
 
     def cpu_seconds(self) -> float:
         """What its threads and children have used, to the nanosecond. Linux only."""
@@ -112,16 +117,19 @@ def free_port() -> int:
         return port
 
 
-async def listens(gateway: Running) -> None:
-    """Wait until it does."""
+async def ready(gateway: Running) -> None:
+    """Wait until it forwards requests: some take a while to find out that their providers are there."""
     assert gateway.pid
     assert gateway.log
     async with asyncio.timeout(60):
         while True:
             with suppress(OSError):
-                _, writer = await asyncio.open_connection(HOST, gateway.port)
+                reader, writer = await asyncio.open_connection(HOST, gateway.port)
+                writer.write(gateway.addressed(request(ALIAS)))
+                answer = await reader.read(len(OK))
                 writer.close()
-                return
+                if answer == OK:
+                    return
             if b") Z " in (Path("/proc") / str(gateway.pid) / "stat").read_bytes():  # ended, and not yet waited for
                 raise RuntimeError(f"{gateway.name} ended at its start: {gateway.log.read_text()}")
             await asyncio.sleep(0.005)
@@ -264,11 +272,57 @@ def vllm_router(stub: Stub, folder: Path) -> Iterator[Running]:
         yield running
 
 
+@contextmanager
+def sglang_router(stub: Stub, folder: Path) -> Iterator[Running]:
+    """Another router in Rust, in the same place."""
+    port = free_port()
+    workers = [f"http://{HOST}:{worker}" for worker in stub.working]
+    command = [str(find("sglang-router")), "launch", "--host", HOST, "--port", str(port), "--worker-urls", *workers]
+    command += ["--policy", "round_robin", "--log-level", "error"]
+    command += ["--prometheus-host", HOST, "--prometheus-port", str(free_port())]
+    with gateway("sglang-router", port, command, folder) as running:
+        yield running
+
+
+@contextmanager
+def litellm(stub: Stub, folder: Path) -> Iterator[Running]:
+    """A proxy in Python, with one key, one model of two deployments, and no limits."""
+    port = free_port()
+    file = folder / "litellm.json"  # JSON is YAML
+    deployments = [
+        {
+            "model_name": ALIAS,
+            "litellm_params": {"model": "openai/stub-model", "api_base": f"http://{HOST}:{worker}/v1", "api_key": "x"},
+        }
+        for worker in stub.working
+    ]
+    general = {"master_key": CLIENT_KEY, "dangerously_permit_weak_or_unset_master_key": True}
+    file.write_text(json.dumps({"model_list": deployments, "general_settings": general}))
+    command = [str(find("litellm")), "--config", str(file), "--host", HOST, "--port", str(port), "--num_workers", "1"]
+    offline = {"LITELLM_TELEMETRY": "False", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "LITELLM_LOG": "ERROR"}
+    with gateway("litellm", port, command, folder, environment=offline) as running:
+        yield running
+
+
+@contextmanager
+def portkey(stub: Stub, folder: Path) -> Iterator[Running]:
+    """A gateway on Node, which each request tells by its head where to go: here to one of the providers."""
+    port = free_port()
+    with gateway("portkey", port, [str(find("portkey")), "--headless", f"--port={port}"], folder) as running:
+        target = f"x-portkey-provider: openai\r\nx-portkey-custom-host: http://{HOST}:{stub.working[0]}/v1\r\n"
+        yield attrs.evolve(running, fields=target.encode())
+
+
 PEERS: dict[str, Callable[..., AbstractContextManager[Running]]] = {
     "nginx": nginx,
     "haproxy": haproxy,
     "vllm-router": vllm_router,
+    "sglang-router": sglang_router,
+    "litellm": litellm,
+    "portkey": portkey,
 }
+SLOW: Final = frozenset(("litellm", "portkey"))
+"""Peers that take milliseconds for a request. They are measured as they publish it themselves: see `overhead`."""
 
 
 def find(program: str) -> Path | None:

@@ -6,14 +6,10 @@ HOST = "127.0.0.1"
 ALIAS = "chat"
 CLEAN_ALIAS = "chat-clean"
 CLIENT_KEY = "sk-benchmark-client"
+OK = b"HTTP/1.1 200 "
 
-STREAM_FIELD = b"x-stub-stream"
-"""A request with this field is answered with a stream: its value is `EVENTS INTERVAL`, the interval in seconds."""
-DELAY_FIELD = b"x-stub-delay"
-"""A request with this field is answered after so many seconds."""
-
-SIZE_FIELD = b"x-stub-size"
-"""A request with this field is answered with so many bytes."""
+# The message tells the stub how to answer, since all gateways pass that on: `stub-stream EVENTS INTERVAL` with a
+# stream, `stub-delay SECONDS` late, `stub-size BYTES` with so many bytes.
 
 _EXTENSIONS = {"provider_region": "eu-1", "provider_timings": {"queue": 0.001, "prefill": 0.02}}
 
@@ -77,6 +73,12 @@ def request(
     seconds that the provider takes. answer_size: the bytes of the answer's body.
     """
     chat = {"model": model, "messages": [{"role": "user", "content": "How are things?"}], "stream": bool(stream)}
+    if stream:
+        chat["messages"][0]["content"] = f"stub-stream {stream[0]} {stream[1]:f}"
+    elif answer_size is not None:
+        chat["messages"][0]["content"] = f"stub-size {answer_size}"
+    elif delay:
+        chat["messages"][0]["content"] = f"stub-delay {delay:f}"
     chat["messages"][0]["content"] += " And further?" * max(0, (size - len(json.dumps(chat))) // 13 + 1)
     body = json.dumps(chat).encode()
     fields = {
@@ -94,11 +96,5 @@ def request(
         b"authorization": b"Bearer " + CLIENT_KEY.encode(),
         b"content-length": b"%d" % len(body),
     }
-    if stream:
-        fields[STREAM_FIELD] = b"%d %f" % stream
-    if answer_size is not None:
-        fields[SIZE_FIELD] = b"%d" % answer_size
-    if delay:
-        fields[DELAY_FIELD] = b"%f" % delay
     lines = b"".join(b"%b: %b\r\n" % field for field in fields.items())
     return b"POST /v1/chat/completions HTTP/1.1\r\n%b\r\n%b" % (lines, body)

@@ -14,7 +14,7 @@ import time
 from contextlib import ExitStack
 from pathlib import Path
 
-from gateways import Running, listens, onwards, pinned, stub
+from gateways import Running, onwards, pinned, ready, stub
 from load import Measured, Requests
 from messages import ALIAS, CLIENT_KEY, HOST, request
 
@@ -33,7 +33,7 @@ async def main() -> None:
         provider = opened.enter_context(stub(None, None))
         with pinned({cores[0]}):
             gateway = opened.enter_context(onwards(provider, folder))
-        await listens(gateway)
+        await ready(gateway)
         await _slow_peers(gateway)
         _timing(gateway)
 

@@ -11,12 +11,12 @@ import ssl
 import time
 from functools import partial
 
-from messages import ANSWER, DELAY_FIELD, FAILURE, HOST, SIZE_FIELD, STREAM_END, STREAM_FIELD, STREAM_HEAD, event_chunk
+from messages import ANSWER, FAILURE, HOST, STREAM_END, STREAM_HEAD, event_chunk
 
 _LENGTH = re.compile(rb"\r\ncontent-length: (\d+)", re.IGNORECASE)
-_STREAM = re.compile(rb"\r\n%b: (\d+) ([\d.]+)" % STREAM_FIELD, re.IGNORECASE)
-_SIZE = re.compile(rb"\r\n%b: (\d+)" % SIZE_FIELD, re.IGNORECASE)
-_DELAY = re.compile(rb"\r\n%b: ([\d.]+)" % DELAY_FIELD, re.IGNORECASE)
+# Only the beginning is searched: large bodies ask for nothing.
+_WISH = re.compile(rb'"stub-(stream|size|delay) ([\d.]+)(?: ([\d.]+))?"')
+_WISH_WITHIN = 4096
 
 
 class Stub(asyncio.Protocol):
@@ -45,15 +45,16 @@ class Stub(asyncio.Protocol):
             self._respond(request)
 
     def _respond(self, request: bytes) -> None:
-        if stream := _STREAM.search(request):
-            self._transport.write(STREAM_HEAD)
-            self._send_events(int(stream[1]), float(stream[2]), time.monotonic())
-        elif size := _SIZE.search(request):
-            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %b\r\n\r\n" % size[1] + bytes(int(size[1])))
-        elif delay := _DELAY.search(request):
-            asyncio.get_running_loop().call_later(float(delay[1]), self._transport.write, self._answer)
-        else:
+        wish = _WISH.search(request, 0, _WISH_WITHIN)
+        if wish is None:
             self._transport.write(self._answer)
+        elif wish[1] == b"stream":
+            self._transport.write(STREAM_HEAD)
+            self._send_events(int(wish[2]), float(wish[3]), time.monotonic())
+        elif wish[1] == b"size":
+            self._transport.write(b"HTTP/1.1 200 OK\r\ncontent-length: %b\r\n\r\n" % wish[2] + bytes(int(wish[2])))
+        else:
+            asyncio.get_running_loop().call_later(float(wish[2]), self._transport.write, self._answer)
 
     def _send_events(self, left: int, interval: float, due: float) -> None:
         """Send the event that is due now, and see to those after it."""
