@@ -66,6 +66,15 @@ _REASONS: Final = {
     "service_unavailable": "no room, or no provider",
     "unauthenticated": "no key",
 }
+_REFUSALS: Final = {
+    "400": "malformed request, or no model in it",
+    "401": "no key",
+    "403": "wrong key, or one that may not",
+    "404": "unknown model or path",
+    "413": "request too large",
+    "503": "no room, or no provider",
+}
+"""What the gateway refuses before any provider is tried, where its record has no code for it."""
 
 
 class History(msgspec.Struct):
@@ -331,7 +340,8 @@ def _trouble(trouble: Trouble) -> TroubleView:
     if trouble.kind == "attempt":
         text = f"{trouble.provider} {text}" + (f"; then {trouble.then} was tried" if trouble.then else "")
     elif trouble.reason.startswith("status_"):
-        text = f"refused with {trouble.reason.removeprefix('status_')}"
+        status = trouble.reason.removeprefix("status_")
+        text = f"{_REFUSALS.get(status, 'refused')} ({status})"
     elif trouble.by:
         text += f" ({trouble.by} limit)"
     return TroubleView(

@@ -171,12 +171,14 @@ class TestWords:
             kind="refusal", alias="a", key="k", provider=None, reason="rate_limit", by="key", then=None, count=3
         )
         other = msgspec.structs.replace(refusal, reason="status_400", by=None)
-        found = view(status(troubles=(attempt(), attempt("embedded_429", then=None), refusal, other))).troubles
+        odd = msgspec.structs.replace(refusal, reason="status_418", by=None)
+        found = view(status(troubles=(attempt(), attempt("embedded_429", then=None), refusal, other, odd))).troubles
         assert [each.text for each in found] == [
             "x answered 503; then y was tried",
             "x answered 200 with an error 429 in it",
             "Too many requests (key limit)",
-            "Refused with 400",
+            "Malformed request, or no model in it (400)",
+            "Refused (418)",
         ]
 
     def test_each_reason_has_words(self) -> None:
