@@ -57,7 +57,7 @@ from onwards_core._events import (
 from onwards_core._exchange import Exchange
 from onwards_core._gateway import Gateway
 from onwards_core._load_config import load_config
-from onwards_core._record import Attempt, Outcome, Record, Usage
+from onwards_core._record import Attempt, Outcome, Record, Usage, Verdict
 from onwards_core._schema import json_schema
 from onwards_core._snapshot import Pool, Provider, Snapshot
 from onwards_core._url import Url
@@ -116,6 +116,7 @@ __all__ = [
     "UpstreamResponded",
     "Url",
     "Usage",
+    "Verdict",
     "Wait",
     "WaitOver",
     "error",

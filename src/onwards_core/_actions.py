@@ -20,8 +20,9 @@ class Transform(Protocol):
     is true after one of them, call `abort` instead of going on. Each returns the bytes to send now.
     """
 
-    failed: bool
-    """True once the body can't be passed on any further: call `abort`, send what it gives, then break off."""
+    @property
+    def failed(self) -> bool:
+        """True once the body can't be passed on any further: call `abort`, send what it gives, then break off."""
 
     def feed(self, data: bytes) -> bytes: ...
 
@@ -104,6 +105,8 @@ class Respond:
     headers: Headers = attrs.field(repr=False)
     """Without `content-length`, which follows from the body."""
     body: bytes
+    code: str | None = None
+    """Of the error, if it is one that the gateway answers in its own name."""
 
 
 @immutable

@@ -119,8 +119,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
 
     permit = ledger.acquire(caller.limits(given), now)
     if isinstance(permit, Refusal):
-        by_key = caller.known is not None and ledger.refusal([caller.known.limit], now) is not None
-        record.code, record.refused_by = permit.code, "key" if by_key else "pool"
+        record.refused_by = permit.by
         return refused(permit)
     return Admission(given, model, whole, renamed, strictly, permit)
 
@@ -135,8 +134,9 @@ def _unnamed_body(request: Request, pool: Pool, depth: int) -> Body | Respond:
     return OpaqueBody(request.body) if isinstance(parsed, str) else parsed
 
 
-def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> Respond | None:
-    """The answer to a request that will be refused whatever its body holds, as far as its head tells. Takes nothing.
+def screen(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, now: float) -> Respond | None:
+    """The answer to a request that will be refused whatever its body holds, as far as its head tells. Takes nothing,
+    and notes in `record` what the request turned out to be.
 
     So nobody without a key can make us wait for a body, and hold it.
     """
@@ -144,20 +144,26 @@ def screen(request: Request, snapshot: Snapshot, ledger: Ledger, now: float) -> 
         return _UNSAFE
     fields = dict(request.headers)
     caller = _Caller.of(fields, snapshot)
+    record.key = caller.known.name if caller.known else None
     limits = caller.limits(None)
     override = fields.get(b"model-override")
     if override is not None:
         pool = snapshot.pools.get(override.decode("utf-8", "replace"))
         if pool is None:
             return _NO_MODEL
+        record.alias = pool.alias
         given = caller.pool(pool, snapshot)
         if isinstance(given, Respond):
             return given
+        record.alias = given.alias
         limits = caller.limits(given)
     elif not snapshot.open_to_all and caller.digest not in snapshot.known_keys:
         return _not_opened(caller.digest)
     refusal = ledger.refusal(limits, now)
-    return refused(refusal) if refusal else None
+    if refusal is None:
+        return None
+    record.refused_by = refusal.by
+    return refused(refusal)
 
 
 def _not_opened(digest: bytes | None) -> Respond:

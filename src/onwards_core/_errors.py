@@ -52,6 +52,7 @@ def error(
         status=status,
         headers=[(b"content-type", b"application/json"), *headers],
         body=envelope(message or default, type, code, param),
+        code=code,
     )
 
 

@@ -46,6 +46,7 @@ from onwards_core._actions import (
     Respond,
     SendUpstream,
     StreamThrough,
+    Transform,
     Wait,
 )
 from onwards_core._admission import Admission, refused
@@ -73,6 +74,7 @@ from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider
 from onwards_core._strategies import affinity_key
 from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
+from onwards_core._usage import UsageReader
 
 # What describes a body that the client does not get as the provider sent it.
 _ABOUT_BODY: Final = frozenset(
@@ -131,6 +133,7 @@ class Exchange:
             self._pool = pool = admission.pool
             key = affinity_key(pool.affinity, request, admission.body) if pool.affinity else None
             self._attempts = Attempts(pool, record, upkeep, key)
+            self._usage = UsageReader(record)
             if pool.stream_keepalive is not None and self.wants_stream:
                 self.keep_alive = KeepAlive(pool.stream_keepalive, 200, _KEPT_ALIVE, _COMMENT)
 
@@ -155,6 +158,7 @@ class Exchange:
         if isinstance(self._admission, Admission):
             self._attempts.close()
             self._admission.permit.release()
+            self._usage.close()
 
     def __del__(self) -> None:
         if self._state is not _State.CLOSED:
@@ -168,7 +172,9 @@ class Exchange:
         self._expect(_State.NEW)
         if isinstance(self._admission, Respond):
             return self._end(self._admission)
-        return self._try_next(now) or self._end(self._all_at_their_limits())
+        return self._try_next(now) or self._refuse(
+            min(self._attempts.refusals, key=lambda refusal: refusal.retry_after)
+        )
 
     def answer_begun(self) -> None:
         """To be called when the head of `keep_alive` was sent."""
@@ -211,8 +217,10 @@ class Exchange:
 
     def _end(self, action: StreamThrough | Respond | BreakOff) -> Action:
         self._state = _State.DONE
-        if isinstance(action, Respond) and self._begun:
-            action = BreakOff(error_event(action.body))
+        if isinstance(action, Respond):
+            self.record.answered(action.code)
+            if self._begun:
+                action = BreakOff(error_event(action.body))
         if not isinstance(action, BreakOff):
             self.record.status = action.status
         return action
@@ -228,7 +236,7 @@ class Exchange:
                 self._state = _State.WAITING
                 return following
             case Refusal():
-                return self._end(self._at_its_limit(following))
+                return self._refuse(following)
             case Provider():
                 self._state = _State.SENDING
                 self._provider = following
@@ -239,12 +247,9 @@ class Exchange:
             case _:
                 assert_never(following)
 
-    def _all_at_their_limits(self) -> Respond:
-        return self._at_its_limit(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
-
-    def _at_its_limit(self, refusal: Refusal) -> Respond:
-        self.record.code, self.record.refused_by = refusal.code, "provider"
-        return refused(refusal)
+    def _refuse(self, refusal: Refusal) -> Action:
+        self.record.refused_by = refusal.by
+        return self._end(refused(refusal))
 
     def _treatment_of(self, provider: Provider) -> Treatment:
         admission = self._admission
@@ -332,13 +337,15 @@ class Exchange:
     def _accept_stream(self, now: float) -> Action:
         encoding = _content_encoding(self._response.headers)
         try:
-            self._transform = self._treatment.events(decoder(encoding))
+            transform = self._treatment.events(decoder(encoding))
             self._preamble = Preamble(decoder(encoding))
         except CannotDecode:
             if self._treatment.looks_inside:
                 return self._no_answer(502, "protocol", error("bad_gateway"), now)
             self._attempts.succeeded(now)
             return self._end(self._through())
+        # A compressed stream that passes as it is stays one.
+        self._transform = transform and self._usage.watch(transform, encoding)
         if self._pool.fallback.on_embedded_error or self._content_by < math.inf or self.keep_alive:
             self._hold_until = math.inf
             return self._read_on()
@@ -425,6 +432,7 @@ class Exchange:
         if status is not None:
             instead = self._treatment.error(status) or (response.status, text)
             return self._no_answer(status, f"embedded_{status}", self._own_body(*instead), now)
+        self._usage.read(text)
         assert isinstance(self._treatment, Sanitized | Strict)  # or nobody would have collected it
         whole = self._treatment.whole(text)
         if whole is None or self._begun:
@@ -448,9 +456,13 @@ class Exchange:
     def _through(self) -> StreamThrough:
         """The response as it is."""
         # An event stream may get a closing error event, unless it is compressed. So it can't promise a length.
-        ours = self._is_stream and _content_encoding(self._response.headers) is None
+        encoding = _content_encoding(self._response.headers)
+        ours = self._is_stream and encoding is None
         headers = client_headers(self._response.headers, self._provider, drop=_LENGTH if ours else frozenset())
-        return StreamThrough(self._response.status, headers, PassEvents() if ours else None)
+        transform: Transform | None = PassEvents() if ours else None
+        if not self._is_stream and 200 <= self._response.status < 300:
+            transform = self._usage.watch(None, encoding)
+        return StreamThrough(self._response.status, headers, transform)
 
     def _stream(self, data: bytes) -> StreamThrough:
         return StreamThrough(self._response.status, self._stream_headers(), self._transform, data)

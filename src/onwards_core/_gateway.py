@@ -73,9 +73,9 @@ class Gateway:
         self.health.prune(now)
         self.upkeep.balancer.prune(now)
 
-    def screen(self, head: Request, now: float) -> Respond | None:
+    def screen(self, head: Request, now: float, record: Record | None = None) -> Respond | None:
         """The answer to a request that need not be read any further: `head` is all of it but the body.
 
-        None: read the body, then `admit` it. Takes no permits.
+        None: read the body, then `admit` it. Takes no permits. `record`: that of a refused request, to be filled in.
         """
-        return screen(head, self.snapshot, self.ledger, now)
+        return screen(head, record or Record.of(head, now), self.snapshot, self.ledger, now)

@@ -56,6 +56,11 @@ class Limit:
     def _(self) -> str:
         return f"{self.identity} {self.rate}"
 
+    @property
+    def whose(self) -> str:
+        """What kind of thing is limited: the first word of its identity."""
+        return self.identity.partition(" ")[0]
+
 
 @attrs.frozen
 class Refusal:
@@ -64,6 +69,8 @@ class Refusal:
     code: RefusalCode
     retry_after: float
     """Seconds until it is worth another try."""
+    by: str
+    """Whose limit it is: `key`, `pool` or `provider`."""
 
 
 class Permit:
@@ -115,15 +122,17 @@ class Ledger:
     def refusal(self, limits: Sequence[Limit], now: float) -> Refusal | None:
         """Why `acquire` would refuse now."""
         at = round(now * _SECOND)
-        wait = 0
+        longest, slowest = 0, None
         for limit in limits:
             if limit.rate:
-                wait = max(wait, self._full_at.get(limit.bucket, at) - at - limit.rate.slack)
-        if wait > 0:
-            return Refusal("rate_limit", wait / _SECOND)
+                wait = self._full_at.get(limit.bucket, at) - at - limit.rate.slack
+                if wait > longest:
+                    longest, slowest = wait, limit
+        if slowest is not None:
+            return Refusal("rate_limit", longest / _SECOND, slowest.whose)
         for limit in limits:
             if limit.permits is not None and self._held.get(limit.identity, 0) >= limit.permits:
-                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY)
+                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, limit.whose)
         return None
 
     def permits_out(self, identity: str | None = None) -> int:

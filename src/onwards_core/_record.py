@@ -1,13 +1,28 @@
 """What happened in one exchange. Metrics and logs read it; nothing in it is secret."""
 
 from bisect import bisect_left
-from typing import ClassVar, Literal, Self, TypeAlias
+from typing import ClassVar, Final, Literal, Self, TypeAlias
 
 import attrs
 
 from onwards_core._events import Request
 
 Outcome: TypeAlias = Literal["ok", "broken", "client_gone"]
+Verdict: TypeAlias = Literal["ok", "client_error", "refused", "provider_error", "client_gone", "broken"]
+
+_REFUSALS: Final = frozenset(
+    (
+        "unauthenticated",
+        "forbidden",
+        "rate_limit",
+        "concurrency_limit_exceeded",
+        "overloaded",
+        "service_unavailable",
+    )
+)
+_PROVIDERS_FAULT: Final = frozenset(("bad_gateway", "gateway_timeout"))
+# Refusals of a provider that are about the operator's account with it, not about the client.
+_OPERATORS_AFFAIR: Final = frozenset((401, 402, 403, 407, 408, 429))
 
 
 @attrs.frozen
@@ -93,3 +108,28 @@ class Record:
     def of(cls, request: Request, now: float) -> Self:
         """A new one for a request that came now."""
         return cls(request.method, request.target.partition(b"?")[0], now)
+
+    def answered(self, code: str | None) -> None:
+        """Note the code of an answer that is the gateway's own."""
+        self.code = code
+        if code == "overloaded":
+            self.refused_by = "server"
+
+    @property
+    def verdict(self) -> Verdict:
+        """What became of the exchange, and whose doing it was; of a record that is final.
+
+        `client_gone`, `broken`: as `outcome`; `broken` is also a fault of the gateway's own. `refused`: by a key check,
+        a limit, a pool without providers or a shutdown. `client_error`: the request was wrong, as the gateway or the
+        provider found. `provider_error`: the provider failed, or refused what the operator has to settle with it.
+        """
+        if self.outcome in ("client_gone", "broken") or self.code == "internal_error":
+            return "client_gone" if self.outcome == "client_gone" else "broken"
+        status = self.status or 0
+        if self.code is not None:
+            if self.code in _REFUSALS:
+                return "refused"
+            return "provider_error" if self.code in _PROVIDERS_FAULT else "client_error"
+        if status < 400:
+            return "ok"
+        return "provider_error" if status >= 500 or status in _OPERATORS_AFFAIR else "client_error"

@@ -27,8 +27,8 @@ from onwards_trio._wire import Malformed, RequestHead, ServerCodec, ServerEvent,
 REFUSAL_TIME: Final = 5.0
 """Seconds that a client gets to take an answer that came before the end of its request."""
 
-Screen: TypeAlias = Callable[[Request], Respond | None]
-"""The answer to a request whose body need not be read; it gets all of it but the body."""
+Screen: TypeAlias = Callable[[Request, Record], Respond | None]
+"""The answer to a request whose body need not be read; it gets all of it but the body, and fills the record."""
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
 """Answers one request. It is cancelled when the client leaves, and lets `ClientGone` pass."""
 
@@ -45,7 +45,7 @@ class Service:
     """What a connection serves."""
 
     handle: Handler
-    screen: Screen = lambda _: None
+    screen: Screen = lambda *_: None
     observe: Callable[[Record], None] = lambda _: None
     """Gets the record of each request once that is answered, or its client gone."""
     limits: ServerConfig = attrs.field(factory=ServerConfig)
@@ -71,6 +71,7 @@ class Connection:
         self._draining = draining
         self._served = 0
         self._held = 0  # bytes of the memory for bodies
+        self._screened: Record | None = None  # of a request that was refused by its head
         self._idle = False
         self._idle_since = trio.current_time()
         self._client_left = False
@@ -113,7 +114,8 @@ class Connection:
                     self._served += 1
                     body = await self._read_body(head)
                     request = self._request(head, body if isinstance(body, bytes) else b"")
-                    reply = self._new_reply(Record.of(request, trio.current_time()), http_1_0=head.http_1_0)
+                    record = self._screened or Record.of(request, trio.current_time())
+                    reply = self._new_reply(record, http_1_0=head.http_1_0)
                     if not isinstance(body, bytes):
                         await self._refuse(reply, body)
                         return False
@@ -183,7 +185,11 @@ class Connection:
 
     async def _before_body(self, head: RequestHead) -> Respond | None:
         """A body that has to be waited for is worth it only if the request is not refused anyway."""
-        refusal = self._service.screen(self._request(head))
+        request = self._request(head)
+        record = Record.of(request, trio.current_time())
+        refusal = self._service.screen(request, record)
+        if refusal is not None:
+            self._screened = record
         if refusal is None and head.expects_continue and not self._codec.buffered:
             with suppress(trio.BrokenResourceError):  # Reading will tell.
                 await self._stream.send_all(self._codec.continue_100())
@@ -227,8 +233,10 @@ class Connection:
         except Exception as fault:  # noqa: BLE001  # A bug ends the request that met it, and no other.
             reference = log_fault(fault)
             if not reply.begun:
+                answer = error("internal_error", f"The gateway failed (reference {reference}).")
+                reply.record.answered(answer.code)
                 with suppress(ClientGone):
-                    await reply.respond(error("internal_error", f"The gateway failed (reference {reference})."))
+                    await reply.respond(answer)
         finally:
             self.reply = None
             if reply.needs_reset:
@@ -242,6 +250,7 @@ class Connection:
                 return
             why = attrs.evolve(error("bad_request", why.message), status=why.status)
         self.deadline = trio.current_time() + REFUSAL_TIME
+        reply.record.answered(why.code)
         try:
             await reply.respond(why)
         except ClientGone:

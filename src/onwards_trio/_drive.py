@@ -54,7 +54,7 @@ def forward(gateway: Gateway, transport: Transport, incidents: Incidents | None 
 
 def screening(gateway: Gateway) -> Screen:
     """For the same `Server`: refuses what can be refused before its body is read."""
-    return lambda head: gateway.screen(head, trio.current_time())
+    return lambda head, record: gateway.screen(head, trio.current_time(), record)
 
 
 async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:

@@ -11,7 +11,7 @@ from typing import Final, TypeAlias
 from onwards_core import Record
 from onwards_trio._metric_data import Families, Series, copy
 from onwards_trio._metric_definitions import BY_NAME
-from onwards_trio._status_data import CLIENTS_FAULT, PASSED_OVER
+from onwards_trio._status_data import PASSED_OVER
 
 Sample: TypeAlias = tuple[str, tuple[str, ...], float]
 """A metric's name, the values of its labels, its value."""
@@ -123,7 +123,7 @@ class Metrics:
         self._seconds.observe(ended - record.started, *labels)
         self._bytes.observe(record.bytes_sent, *labels)
         alias, key = record.alias or "", record.key or ""
-        self._exchanges.add(1, alias, outcome(record), status)
+        self._exchanges.add(1, alias, record.verdict, status)
         if record.refused_by is not None:
             self._refusals.add(1, alias, key, record.refused_by, record.code or "")
         if record.usage is not None:
@@ -168,19 +168,6 @@ class Metrics:
             for name, labels, value in source():
                 families.setdefault(name, []).append(Series(labels, value))
         return families
-
-
-def outcome(record: Record) -> str:
-    """What became of a request: a value of the label of that name of `exchanges_total`."""
-    if record.outcome != "ok":
-        return record.outcome or "broken"
-    if record.refused_by is not None:
-        return "refused"
-    status = record.status or 0
-    last = next((each.outcome for each in reversed(record.attempts) if each.outcome not in PASSED_OVER), None)
-    if status >= 500 or (status >= 400 and last is not None and last not in CLIENTS_FAULT):
-        return "provider_error"
-    return "client_error" if status >= 400 else "ok"
 
 
 def http_labels(record: Record) -> tuple[str, str]:

@@ -95,7 +95,7 @@ class Server:
         self,
         handle: Handler,
         *,
-        screen: Screen = lambda _: None,
+        screen: Screen = lambda *_: None,
         observe: Callable[[Record], None] = lambda _: None,
         limits: Callable[[], ServerConfig] = ServerConfig,
         room: float = math.inf,

@@ -7,7 +7,7 @@ from typing import Any
 import attrs
 import pytest
 
-from onwards_core import Gateway, Headers, Request, SendUpstream, Snapshot, load_config
+from onwards_core import Gateway, Headers, Record, Request, SendUpstream, Snapshot, load_config
 from onwards_core._admission import refused
 from onwards_core._ledger import Refusal
 from tests.core.gateway_support import answered, chat, error_code, gateway
@@ -224,7 +224,7 @@ def test_all_limits_or_none() -> None:
 )
 def test_retry_after(retry_after: float, whole_seconds: bytes, milliseconds: bytes) -> None:
     """Times are rounded up, to a whole second at least: never is it said that it is worth a try too early."""
-    assert refused(Refusal("rate_limit", retry_after)).headers[1:] == [
+    assert refused(Refusal("rate_limit", retry_after, "pool")).headers[1:] == [
         (b"retry-after", whole_seconds),
         (b"retry-after-ms", milliseconds),
     ]
@@ -410,3 +410,14 @@ def test_strict_mode_routes() -> None:
     assert outcome(at, attrs.evolve(asked, target=b"/v1/files")) == "not_found"
     assert outcome(at, Request("GET", b"/v1/models", [])) == 200
     assert outcome(at, chat()) == "bad_request"
+
+
+def test_a_refusal_by_the_head_is_recorded_too() -> None:
+    """Whose request it was, for which alias, and whose limit refused it."""
+    definitions = {"team": {"key": "sk", **TIGHT}}
+    at = gateway({"m": {"providers": [{"url": URL}]}}, key_definitions=definitions)
+    assert outcome(at, chat(key="sk")) == "sent"
+    head = Request("POST", b"/v1/chat/completions", [(b"x-api-key", b"sk"), (b"model-override", b"m")])
+    record = Record.of(head, 0.0)
+    assert at.screen(head, 0.0, record) is not None
+    assert (record.alias, record.key, record.refused_by) == ("m", "team", "key")

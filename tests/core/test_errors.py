@@ -30,7 +30,7 @@ def test_catalogue(status: int, code: str, type: str) -> None:
     message = body["error"]["message"]
     assert body == {"error": {"message": message, "type": type, "param": None, "code": code}}
     assert message.endswith(".")
-    assert answer == Respond(status, [(b"content-type", b"application/json")], answer.body)
+    assert answer == Respond(status, [(b"content-type", b"application/json")], answer.body, code)
 
 
 def test_details() -> None:

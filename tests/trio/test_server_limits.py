@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import trio
 
-from onwards_core import Gateway, Request, Respond, ServerConfig
+from onwards_core import Gateway, Record, Request, Respond, ServerConfig
 from onwards_trio._drive import screening
 from onwards_trio._reply import Reply
 from onwards_trio._server import Server, _address, open_listeners
@@ -199,7 +199,7 @@ async def test_a_body_is_asked_for_when_key_and_limits_allow_it() -> None:
 async def test_a_body_that_is_here_is_not_screened() -> None:
     """That would be work done twice."""
 
-    def screen(head: Request) -> Respond | None:
+    def screen(head: Request, record: Record) -> Respond | None:
         raise AssertionError
 
     async with served(Server(ok, screen=screen)) as port:

@@ -1,0 +1,144 @@
+"""The `usage` in answers that pass by: how many tokens they took.
+
+It is looked for once, at the end, in the last bytes of the body: OpenAI and all who speak its protocol put it behind
+the answer's text, streamed or not. Inside of a JSON string its quotes would be escaped, so nothing that a model
+writes is taken for it.
+"""
+
+import json
+from collections import deque
+from typing import Final
+
+import msgspec
+
+from onwards_core._actions import Transform
+from onwards_core._decoding import CannotDecode, Decoder, decoder
+from onwards_core._record import Record, Usage
+
+TAIL: Final = 16 * 1024
+"""Bytes of a body, at least, that are kept until its end."""
+
+_ENDPOINTS: Final = (b"/completions", b"/embeddings", b"/responses")
+_NAME: Final = b'"usage"'
+_LONGEST: Final = 4096
+"""Characters of a `usage`, details included."""
+_raw_decode = json.JSONDecoder().raw_decode
+
+
+class _Details(msgspec.Struct):
+    cached_tokens: int | None = None
+
+
+class _Counts(msgspec.Struct):
+    """As chat completions, completions and embeddings have it, and as responses have it."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    input_tokens_details: _Details | None = None
+
+    def usage(self) -> Usage | None:
+        given = self.prompt_tokens if self.prompt_tokens is not None else self.input_tokens
+        if given is None:
+            return None
+        details = self.prompt_tokens_details or self.input_tokens_details
+        return Usage(given, self.completion_tokens or self.output_tokens or 0, (details and details.cached_tokens) or 0)
+
+
+def find_usage(tail: bytes) -> Usage | None:
+    """The last `usage` in the end of a JSON body, or of an event stream of them."""
+    end = len(tail)
+    while (at := tail.rfind(_NAME, 0, end)) >= 0:
+        end = at
+        value = tail[at + len(_NAME) : at + _LONGEST].decode(errors="replace").lstrip()
+        if not value.startswith(":"):
+            continue
+        try:
+            found, _ = _raw_decode(value[1:].lstrip())
+            usage = msgspec.convert(found, _Counts).usage()
+        except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
+            continue
+        if usage is not None:
+            return usage
+    return None
+
+
+class UsageReader:
+    """Looks for what an exchange took. Call `watch` for the answer's transform, or `read` for a whole body; then
+    `close`, which notes in the record what was found."""
+
+    def __init__(self, record: Record) -> None:
+        self._record = record
+        self._watched: Watched | None = None
+
+    def watch(self, transform: Transform | None, encoding: bytes | None) -> "Transform | None":
+        """The transform (None: the body passes as it is), such that the end of what goes into it is remembered.
+
+        encoding: the body's `content-encoding`.
+        """
+        if not self._record.path.endswith(_ENDPOINTS):
+            return transform
+        try:
+            self._watched = Watched(transform, decoder(encoding))
+        except CannotDecode:
+            return transform
+        return self._watched
+
+    def read(self, body: bytes) -> None:
+        """Look into a whole body."""
+        if self._record.path.endswith(_ENDPOINTS):
+            self._record.usage = find_usage(body[-TAIL:])
+
+    def close(self) -> None:
+        if self._watched is not None:
+            self._record.usage = find_usage(self._watched.tail())
+            self._watched = None
+
+
+class Watched:
+    """A transform that remembers the end of what goes into another one; None: of what passes as it is.
+
+    decoder: undoes the body's `content-encoding` for that; None if it has none.
+    """
+
+    def __init__(self, transform: Transform | None, decoder: Decoder | None) -> None:
+        self._transform = transform
+        self._decoder = decoder
+        self._readable = True
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+
+    @property
+    def failed(self) -> bool:
+        """As the other one's."""
+        return self._transform is not None and self._transform.failed
+
+    def tail(self) -> bytes:
+        """What is remembered: at least `TAIL` bytes, if there were so many."""
+        return b"".join(self._pieces)
+
+    def feed(self, data: bytes) -> bytes:
+        if self._decoder is None:
+            self._remember(data)
+        elif self._readable:
+            try:
+                for piece in self._decoder.feed(data):
+                    self._remember(piece)
+            except CannotDecode:
+                self._readable = False
+        return data if self._transform is None else self._transform.feed(data)
+
+    def _remember(self, piece: bytes) -> None:
+        pieces = self._pieces
+        pieces.append(piece)
+        self._size += len(piece)
+        while self._size - len(pieces[0]) >= TAIL:
+            self._size -= len(pieces.popleft())
+
+    def finish(self) -> bytes:
+        return b"" if self._transform is None else self._transform.finish()
+
+    def abort(self) -> bytes:
+        return b"" if self._transform is None else self._transform.abort()
