@@ -1,10 +1,12 @@
 """What the dashboard asks: each panel answers a question, each row is about one thing that one wants to know."""
 
+import re
 from typing import Final
 
 import attrs
 
 from deploy.monitoring.queries import FAILED, NOT_TO_BLAME, NOT_TRIED, SERVED, Metrics
+from onwards_trio._metric_definitions import DEFINITIONS, Definition
 
 # Filled in by Grafana: what is chosen above the panels.
 TARGETS: Final = 'job=~"$job",instance=~"$instance"'
@@ -48,11 +50,37 @@ class Row:
 
 
 def rows(metric: Metrics) -> tuple[Row, ...]:
-    """All panels, the first questions first."""
+    """All panels, the first questions first. A metric that none of them shows gets one in a last row."""
+    chosen = _chosen_rows(metric)
+    shown = " ".join(query.expr for row in chosen for panel in row.panels for query in panel.queries)
+    others = [it for it in DEFINITIONS if not re.search(rf"{metric(it.name)}(_bucket)?[{{\[]", shown)]
+    return (*chosen, Row("Everything else", tuple(_plain(metric, it) for it in others))) if others else chosen
+
+
+def _plain(metric: Metrics, definition: Definition) -> Panel:
+    """A panel that shows a metric by all of its labels."""
+    selector = metric(definition.name + ("_bucket" if definition.kind == "histogram" else ""), TARGETS)
+    match definition.kind:
+        case "counter":
+            expr = f"sum by ({', '.join(('instance', *definition.labels))}) ({_rate(selector)})"
+        case "gauge":
+            expr = selector
+        case "histogram":
+            by = ", ".join(("instance", *definition.labels, "le"))
+            expr = f"histogram_quantile(0.95, sum by ({by}) ({_rate(selector)}))"
+    legend = " ".join(f"{{{{{label}}}}}" for label in ("instance", *definition.labels))
+    return Panel(
+        definition.name.removesuffix("_total").replace("_", " ").capitalize(),
+        definition.question,
+        (Query(expr, legend),),
+        unit="s" if definition.unit == "seconds" else "short",
+    )
+
+
+def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
     exchanges = metric("exchanges_total", ALIAS)
     failed = metric("exchanges_total", f'{ALIAS},outcome=~"{FAILED}"')
     served = metric("exchanges_total", f'{ALIAS},outcome=~"{SERVED}"')
-    attempts = metric("attempts_total", ALIAS)
     tried = metric("attempts_total", f'{ALIAS},outcome!~"{NOT_TRIED}"')
     blamed = metric("attempts_total", f'{ALIAS},outcome!~"{NOT_TO_BLAME}"')
     left_out = metric("attempts_total", f'{ALIAS},outcome=~"{NOT_TRIED}"')
@@ -91,7 +119,7 @@ def rows(metric: Metrics) -> tuple[Row, ...]:
                 Panel(
                     "Providers failing now",
                     "How many providers fail more than a quarter of what they are sent?",
-                    (Query(f"count({failing_share} > 0.25) or vector(0)"),),
+                    (Query(f"count(max by (provider) ({failing_share}) > 0.25) or vector(0)"),),
                     kind="stat",
                     width=4,
                     height=4,
@@ -100,7 +128,7 @@ def rows(metric: Metrics) -> tuple[Row, ...]:
                 Panel(
                     "Circuits open",
                     "How many providers are left out because they kept failing?",
-                    (Query(f"count({circuits} > 0) or vector(0)"),),
+                    (Query(f"count(sum by (alias, provider) ({circuits}) > 0) or vector(0)"),),
                     kind="stat",
                     width=4,
                     height=4,
@@ -214,7 +242,7 @@ def rows(metric: Metrics) -> tuple[Row, ...]:
                     "How often does another attempt have to help out?",
                     (
                         Query(f"sum by (alias) ({_rate(metric('fallbacks_total', ALIAS))})", "{{alias}}"),
-                        Query(f"sum({_rate(attempts)})", "all attempts"),
+                        Query(f"sum({_rate(tried)})", "all attempts"),
                     ),
                     unit="reqps",
                     width=6,

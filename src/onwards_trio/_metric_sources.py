@@ -16,16 +16,16 @@ from onwards_trio._reload import Reloader
 from onwards_trio._upstream._direct import DirectTransport
 
 
-def requests(under_way: Callable[[], Iterable[Record]]) -> Source:
-    """under_way: the records of the requests that are being answered now."""
+def requests(under_way: Callable[[], Iterable[Record]], aliases: Callable[[], Iterable[str]] = tuple) -> Source:
+    """under_way: the records of the requests that are being answered now. aliases: those that there are."""
 
     def read() -> Iterator[Sample]:
         records = list(under_way())
         for labels, count in Counter(map(http_labels, records)).items():
             yield "http_requests_pending", labels, count
-        for alias, count in Counter(record.alias for record in records).items():
-            if alias is not None:
-                yield "model_inflight", (alias,), count
+        busy = dict.fromkeys(aliases(), 0) | Counter(each.alias for each in records if each.alias is not None)
+        for alias, count in busy.items():
+            yield "model_inflight", (alias,), count
 
     return read
 

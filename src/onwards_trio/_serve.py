@@ -118,7 +118,10 @@ async def serve(options: Options) -> None:
             tls=(lambda: tls.context) if tls else None,
         )
         metrics = Metrics(
-            requests(server.under_way), limits_and_circuits(gateway), connections(direct), program(reloader)
+            requests(server.under_way, lambda: gateway.snapshot.pools),
+            limits_and_circuits(gateway),
+            connections(direct),
+            program(reloader),
         )
         board = Board(gateway, reloader, server.under_way, lambda: server.draining)
 

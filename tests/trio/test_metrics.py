@@ -169,10 +169,13 @@ def test_a_request_without_an_answer_counts_too() -> None:
 def test_shows_what_is_under_way() -> None:
     """The gauge counts at the moment of each scrape."""
     under_way = [record(), record(), record(path=b"/x", method="GET")]
-    metrics = Metrics(requests(lambda: under_way))
+    under_way[0].alias = "busy"
+    metrics = Metrics(requests(lambda: under_way, lambda: ["busy", "idle"]))
     got = samples(metrics)
     assert got["own_http_requests_pending", ("/v1/chat/completions", "POST")] == 2
     assert got["own_http_requests_pending", ("other", "GET")] == 1
+    assert got["own_model_inflight", ("busy",)] == 1
+    assert got["own_model_inflight", ("idle",)] == 0
     under_way.clear()
     assert not any(name == "own_http_requests_pending" for name, _ in samples(metrics))
 
