@@ -40,7 +40,14 @@ ROWS = ("Is it healthy?", "Which provider is to blame?")
 
 BACKGROUND, PANEL, TEXT, FAINT = "#111217", "#181b1f", "#d8d9da", "#8e8e96"
 LINES = ("#73bf69", "#f2cc0c", "#8ab8ff", "#ff780a", "#f2495c", "#b877d9", "#5794f2", "#ffb357")
-COLOURS = {"green": "#73bf69", "yellow": "#f2cc0c", "red": "#f2495c"}
+COLOURS = {
+    "green": "#73bf69",
+    "yellow": "#f2cc0c",
+    "red": "#f2495c",
+    "blue": "#8ab8ff",
+    "purple": "#b877d9",
+    "orange": "#ff780a",
+}
 
 
 def main() -> None:
@@ -163,7 +170,11 @@ def draw_lines(box: Axes, panel: dict[str, Any], answers: list[list[dict[str, An
     for _, values in named:
         known = {at: float(value) for at, value in values}
         lines.append([known.get(at, float("nan")) for at in times])
-    colours = [LINES[index % len(LINES)] for index in range(len(lines))]
+    fixed = {
+        each["matcher"]["options"]: COLOURS[each["properties"][0]["value"]["fixedColor"]]
+        for each in panel["fieldConfig"]["overrides"]
+    }
+    colours = [fixed.get(name, LINES[index % len(LINES)]) for index, (name, _) in enumerate(named)]
     if "stacking" in defaults["custom"]:
         filled = [[0.0 if value != value else value for value in line] for line in lines]  # noqa: PLR0124 - NaN
         axes.stackplot(dates, filled, colors=colours, alpha=0.55)

@@ -122,7 +122,13 @@ def _panel(panel: Panel, place: Json, number: int) -> Json:
         for index, query in enumerate(panel.queries)
     ]
     defaults: Json = {"unit": panel.unit}
-    overrides: list[Json] = []
+    overrides: list[Json] = [
+        {
+            "matcher": {"id": "byName", "options": name},
+            "properties": [{"id": "color", "value": {"mode": "fixed", "fixedColor": colour}}],
+        }
+        for name, colour in panel.colours
+    ]
     if panel.kind == "table":
         overrides = [_column(panel, letter, unit) for letter, _, unit in panel.columns]
     elif panel.limits:

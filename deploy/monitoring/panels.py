@@ -39,6 +39,8 @@ class Panel:
     """Of the scale."""
     words: tuple[tuple[float, str, str], ...] = ()
     """What values mean, each with its colour."""
+    colours: tuple[tuple[str, str], ...] = ()
+    """Of lines, by their legend."""
     columns: tuple[tuple[str, str, str], ...] = ()
     """Of a table, beside the labels: the query's letter, a heading and a unit."""
 
@@ -165,6 +167,14 @@ def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
                     (Query(f"sum by (outcome) ({_rate(exchanges)})", "{{outcome}}"),),
                     unit="reqps",
                     stacked=True,
+                    colours=(
+                        ("ok", "green"),
+                        ("client_error", "blue"),
+                        ("client_gone", "purple"),
+                        ("refused", "yellow"),
+                        ("broken", "orange"),
+                        ("provider_error", "red"),
+                    ),
                 ),
                 Panel(
                     "Share that fails, by model",
