@@ -10,7 +10,7 @@ from typing import Any
 
 import attrs
 
-TIMEOUT = 10.0
+TIMEOUT = 60.0
 """Seconds after which a test has failed. Nothing waits for it to pass."""
 
 Fields = list[tuple[str, str]]
