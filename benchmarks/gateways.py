@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import random
 import resource
 import shutil
 import socket
@@ -112,9 +113,12 @@ def stub(certificate: Path | None, authority: Path | None) -> Iterator[Stub]:
 
 
 def free_port() -> int:
-    with socket.create_server((HOST, 0)) as probe:
-        port: int = probe.getsockname()[1]
-        return port
+    """Below those that the system gives to outgoing connections, of which there are thousands: one of them could take
+    the port before the gateway does."""
+    while True:
+        port = random.randrange(10_000, 30_000)
+        with suppress(OSError), socket.create_server((HOST, port)):
+            return port
 
 
 async def ready(gateway: Running) -> None:
