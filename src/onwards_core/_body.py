@@ -14,6 +14,7 @@ from onwards_core._immutable import immutable
 
 _members = msgspec.json.Decoder(dict[str, msgspec.Raw])
 _string = msgspec.json.Decoder(str)
+_options = msgspec.json.Decoder(dict[str, msgspec.Raw] | None)
 _encode = msgspec.json.Encoder().encode
 _minify = msgspec.json.format
 _MODEL = frozenset(("model",))
@@ -33,6 +34,10 @@ class Body(Protocol):
 
     def with_model(self, model: str | None) -> bytes:
         """The body to send on, naming this model (None: as it is). A body that names none stays as it is."""
+        ...
+
+    def asking_for_usage(self) -> "Body | None":
+        """The same, asking for the usage of a stream. None: it asks for no stream, or for its usage already."""
         ...
 
 
@@ -97,6 +102,9 @@ class OpaqueBody:
     def with_model(self, model: str | None) -> bytes:
         return self._raw
 
+    def asking_for_usage(self) -> None:
+        return None
+
 
 @immutable
 class JsonBody:
@@ -123,6 +131,19 @@ class JsonBody:
             return _encode({**self._members, "model": model})
         return self._raw if self._says_it_once() else _encode(self._members)
 
+    def asking_for_usage(self) -> "JsonBody | None":
+        if self.member("stream") != b"true":
+            return None
+        try:
+            options = _options.decode(self._members.get("stream_options", b"null")) or {}
+        except (msgspec.DecodeError, UnicodeError):
+            return None  # The provider will say what is wrong with it.
+        if bytes(options.get("include_usage", b"")) == b"true":
+            return None
+        asking = {**options, "include_usage": True}
+        members = {**self._members, "stream_options": msgspec.Raw(_encode(asking))}
+        return JsonBody(_encode(members), members)
+
     def _says_it_once(self) -> bool:
         """Whether every parser finds the same `model` in the bytes as they came.
 
@@ -144,6 +165,9 @@ class MultipartBody:
     _end: int
 
     def member(self, name: str) -> bytes | None:
+        return None
+
+    def asking_for_usage(self) -> None:
         return None
 
     @property

@@ -251,6 +251,7 @@ class PoolConfig:
     stream_keepalive_secs: PositiveNumber | None = _field(
         "Send a comment so often to who waits for a stream's first content; never if left out.", None
     )
+    inject_usage: Boolean = _field("Have streams tell their tokens, also where the client does not ask.", False)
     routing_rules: list[RoutingRule] = _field("What happens to certain keys; the first that matches.", factory=list)
     trusted: Boolean = _field("Let its providers' errors through strict mode.", False)
 

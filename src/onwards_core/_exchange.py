@@ -74,7 +74,7 @@ from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider
 from onwards_core._strategies import affinity_key
 from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
-from onwards_core._usage import UsageReader
+from onwards_core._usage import HideUsage, UsageReader, tells_usage_if_asked
 
 # What describes a body that the client does not get as the provider sent it.
 _ABOUT_BODY: Final = frozenset(
@@ -134,6 +134,9 @@ class Exchange:
             key = affinity_key(pool.affinity, request, admission.body) if pool.affinity else None
             self._attempts = Attempts(pool, record, upkeep, key)
             self._usage = UsageReader(record)
+            asking = admission.body.asking_for_usage() if pool.inject_usage and tells_usage_if_asked(record) else None
+            self._body = asking or admission.body
+            self._hides_usage = asking is not None
             if pool.stream_keepalive is not None and self.wants_stream:
                 self.keep_alive = KeepAlive(pool.stream_keepalive, 200, _KEPT_ALIVE, _COMMENT)
 
@@ -270,8 +273,8 @@ class Exchange:
     def _send(self, provider: Provider) -> SendUpstream:
         request, admission = self._request, self._admission
         assert isinstance(admission, Admission)
-        body = admission.body.with_model(provider.model or admission.renamed)
-        inside = provider.sanitize or self._is_strict()
+        body = self._body.with_model(provider.model or admission.renamed)
+        inside = provider.sanitize or self._is_strict() or self._hides_usage
         return SendUpstream(
             provider=provider,
             method=request.method,
@@ -344,8 +347,10 @@ class Exchange:
                 return self._no_answer(502, "protocol", error("bad_gateway"), now)
             self._attempts.succeeded(now)
             return self._end(self._through())
-        # A compressed stream that passes as it is stays one.
-        self._transform = transform and self._usage.watch(transform, encoding)
+        if transform is not None:  # else it is compressed, and passes as it is
+            whole = HideUsage(transform) if self._hides_usage else transform
+            transform = self._usage.watch(whole, encoding)
+        self._transform = transform
         if self._pool.fallback.on_embedded_error or self._content_by < math.inf or self.keep_alive:
             self._hold_until = math.inf
             return self._read_on()

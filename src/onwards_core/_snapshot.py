@@ -101,13 +101,15 @@ class Pool:
     probe: ProbeConfig | None
     stream_keepalive: float | None
     """Seconds."""
+    inject_usage: bool
+    """Whether streams are asked for their tokens, whatever the client wants."""
     rules: tuple[RoutingRule, ...]
 
     @property
     def looks_into_bodies(self) -> bool:
         """Whether more of a body matters than its model."""
         by_body = self.affinity is not None and self.affinity.header is None
-        return by_body or self.stream_keepalive is not None
+        return by_body or self.stream_keepalive is not None or self.inject_usage
 
     def action(self, labels: Mapping[str, str]) -> RoutingAction | None:
         """What the first rule that matches a key's labels says."""
@@ -224,6 +226,7 @@ def _pool(
         health=HealthPolicy.of(config.health) if config.health else None,
         probe=config.health.probe if config.health else None,
         stream_keepalive=config.stream_keepalive_secs,
+        inject_usage=config.inject_usage,
         rules=tuple(config.routing_rules),
     )
 

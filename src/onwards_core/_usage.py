@@ -6,6 +6,7 @@ writes is taken for it.
 """
 
 import json
+import re
 from collections import deque
 from typing import Final
 
@@ -14,6 +15,7 @@ import msgspec
 from onwards_core._actions import Transform
 from onwards_core._decoding import CannotDecode, Decoder, decoder
 from onwards_core._record import Record, Usage
+from onwards_core._sse import MAX_EVENT, Framer
 
 TAIL: Final = 16 * 1024
 """Bytes of a body, at least, that are kept until its end."""
@@ -63,6 +65,11 @@ def find_usage(tail: bytes) -> Usage | None:
         if usage is not None:
             return usage
     return None
+
+
+def tells_usage_if_asked(record: Record) -> bool:
+    """Whether a stream of this endpoint has a `usage` only for those who ask for it in `stream_options`."""
+    return record.path.endswith(b"/completions")
 
 
 class UsageReader:
@@ -142,3 +149,71 @@ class Watched:
 
     def abort(self) -> bytes:
         return b"" if self._transform is None else self._transform.abort()
+
+
+_EVENT_END: Final = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
+
+
+class _Chunk(msgspec.Struct):
+    choices: list[msgspec.Raw]
+    usage: dict[str, msgspec.Raw]
+
+
+class HideUsage:
+    """A transform that leaves out, of what another one gives, the event that has nothing but a `usage`.
+
+    All other events pass byte for byte, each as soon as it is complete. Those longer than 1 MiB pass unseen.
+    """
+
+    def __init__(self, transform: Transform) -> None:
+        self._transform = transform
+        self._rest = b""
+        """The beginning of an event."""
+
+    @property
+    def failed(self) -> bool:
+        """As the other one's."""
+        return self._transform.failed
+
+    def feed(self, data: bytes) -> bytes:
+        return self._pass(self._transform.feed(data))
+
+    def finish(self) -> bytes:
+        data = self._pass(self._transform.finish())
+        return data if _is_only_usage(self._rest) else data + self._take_rest()
+
+    def abort(self) -> bytes:
+        return self._take_rest() + self._transform.abort()
+
+    def _take_rest(self) -> bytes:
+        rest, self._rest = self._rest, b""
+        return rest
+
+    def _pass(self, data: bytes) -> bytes:
+        # Only the line end that the rest ends with can be part of an event's end that was cut.
+        searched = max(0, len(self._rest) - 2)
+        data = self._rest + data
+        passed = []
+        start = 0
+        for end in _EVENT_END.finditer(data, searched):
+            event = data[start : end.end()]
+            if not _is_only_usage(event):
+                passed.append(event)
+            start = end.end()
+        self._rest = data[start:]
+        if len(self._rest) > MAX_EVENT:
+            passed.append(self._take_rest())
+        return b"".join(passed)
+
+
+def _is_only_usage(event: bytes) -> bool:
+    if _NAME not in event:
+        return False
+    framed = Framer().feed(event + b"\n\n")
+    try:
+        return len(framed) == 1 and framed[0] is not None and not _decode_chunk(framed[0].decode()).choices
+    except (msgspec.DecodeError, UnicodeError, RecursionError):
+        return False
+
+
+_decode_chunk = msgspec.json.Decoder(_Chunk).decode

@@ -105,6 +105,7 @@ POOL = optional(
         "strategy": st.sampled_from(STRATEGIES),
         "sanitize_response": st.booleans(),
         "trusted": st.booleans(),
+        "inject_usage": st.booleans(),
         "routing_rules": st.lists(
             st.fixed_dictionaries({"match_labels": LABELS, "action": st.fixed_dictionaries({"type": st.just("deny")})}),
             max_size=2,

@@ -63,6 +63,7 @@ def test_defaults():
         "HealthConfig.window_secs": 30,
         "HttpPoolConfig.idle_timeout_secs": 90,
         "HttpPoolConfig.max_idle_per_host": 100,
+        "PoolConfig.inject_usage": False,
         "PoolConfig.sanitize_response": False,
         "PoolConfig.strategy": "weighted_random",
         "PoolConfig.trusted": False,

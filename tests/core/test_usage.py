@@ -1,6 +1,7 @@
 """How many tokens an answer took, found in what passes by."""
 
 import json
+import re
 import zlib
 from typing import Any
 
@@ -8,10 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from onwards_core import Exchange, Record, SendUpstream, StreamThrough, Transform, UpstreamResponded, Usage
+from onwards_core import Exchange, Record, Request, SendUpstream, StreamThrough, Transform, UpstreamResponded, Usage
 from onwards_core._sanitize import PassEvents
-from onwards_core._usage import TAIL, UsageReader, Watched, find_usage
+from onwards_core._usage import TAIL, HideUsage, UsageReader, Watched, find_usage
 from tests.core.gateway_support import chat, gateway, pool
+from tests.core.sse_support import defined
 
 CHAT = {"prompt_tokens": 12, "completion_tokens": 30, "prompt_tokens_details": {"cached_tokens": 8}}
 RESPONSE = {"input_tokens": 12, "output_tokens": 30, "input_tokens_details": {"cached_tokens": 8}}
@@ -150,3 +152,107 @@ def test_in_an_exchange() -> None:
     event = b"data: %b\n\n" % body(CHAT)
     assert through_exchange(streamed, b"text/event-stream", [event, b"data: [DONE]\n\n"]).startswith(event)
     assert streamed.record.usage == WHOLE
+
+
+# `inject_usage`
+
+USAGE = b'data: {"id":"x","choices":[],"usage":{"prompt_tokens":12,"completion_tokens":30}}'
+EVENTS = [
+    b'data: {"choices":[{"delta":{"content":"\\"usage\\""}}],"usage":null}',
+    b'data: {"choices":[{"delta":{}}],"usage":{"prompt_tokens":1}}',
+    b'data: {"choices":[],"usage":null}',
+    b'data: {"choices":[],"prompt_filter_results":[]}',
+    b'data: "usage"',
+    b'data: {"usage": \xff',
+    b": usage",
+    b'event: x\nid: 1\ndata: {"type":"usage"}',
+    b"data: [DONE]",
+]
+ENDS = st.sampled_from([b"\n\n", b"\r\n\r\n", b"\r\r", b"\n\r\n"])
+
+
+@given(st.data())
+def test_only_that_event_is_hidden(data: st.DataObject) -> None:
+    """All others pass as they are, however the stream was cut."""
+    events = data.draw(st.lists(st.sampled_from([USAGE, *EVENTS]), max_size=8))
+    ends = [data.draw(ENDS) for _ in events]
+    stream = b"".join(map(bytes.__add__, events, ends))
+    cuts = sorted(data.draw(st.lists(st.integers(0, len(stream)), max_size=6)))
+    hide = HideUsage(PassEvents())
+    passed = b"".join(hide.feed(stream[a:b]) for a, b in zip([0, *cuts], [*cuts, len(stream)], strict=True))
+    assert not hide.failed
+    kept = b"".join(event + end for event, end in zip(events, ends, strict=True) if event is not USAGE)
+    passed += hide.finish()
+    assert defined(passed) == defined(kept)
+    # But for half a line end that an event's end was cut in, which ends no event.
+    assert re.sub(rb"[\r\n]", b"", passed) == re.sub(rb"[\r\n]", b"", kept)
+
+
+def test_the_last_event_may_lack_its_end() -> None:
+    """It is hidden if it is the one, and passes if not; a stream that breaks off is told as without this."""
+    for event, passed in ((USAGE, b""), (EVENTS[0], EVENTS[0])):
+        hide = HideUsage(PassEvents())
+        assert hide.feed(event) == b""
+        assert hide.finish() == passed
+    hide = HideUsage(PassEvents())
+    assert hide.feed(b"data: 1") == b""
+    assert hide.abort().startswith(b"data: 1\n\ndata: {")
+
+
+def test_a_long_event_passes() -> None:
+    """Nothing is held for long."""
+    hide = HideUsage(PassEvents())
+    event = b"data: " + b"a" * 1_100_000
+    assert hide.feed(event) == event
+
+
+@pytest.mark.parametrize(
+    ("members", "sent"),
+    [
+        ({"stream": True}, {"include_usage": True}),
+        ({"stream": True, "stream_options": None}, {"include_usage": True}),
+        ({"stream": True, "stream_options": {"x": 1.0}}, {"x": 1.0, "include_usage": True}),
+        ({"stream": True, "stream_options": {"include_usage": False}}, {"include_usage": True}),
+        ({"stream": True, "stream_options": {"include_usage": True}}, None),
+        ({"stream": True, "stream_options": "x"}, None),
+        ({"stream": False}, None),
+        ({}, None),
+    ],
+)
+def test_streams_are_asked(members: dict[str, Any], sent: dict[str, Any] | None) -> None:
+    """Those that were not; the rest of the body stays. Only then is the event hidden, and told of in the record."""
+    at = gateway({"m": pool("one", inject_usage=True)})
+    raw = json.dumps({"model": "m", "big": 10**30, **members}).encode()
+    request = Request("POST", b"/v1/chat/completions", [(b"content-type", b"application/json")], raw)
+    with at.admit(request, 0.0) as exchange:
+        action = exchange.begin(0.0)
+        assert isinstance(action, SendUpstream)
+        assert json.loads(action.body) == {**json.loads(raw), **({"stream_options": sent} if sent else {})}
+        assert ((b"accept-encoding", b"identity") in action.headers) is (sent is not None)
+        answer = exchange.feed(UpstreamResponded(200, [(b"content-type", b"text/event-stream")]), 1.0)
+        assert isinstance(answer, StreamThrough)
+        assert answer.transform is not None
+        assert answer.transform.feed(USAGE + b"\n\n") == (b"" if sent else USAGE + b"\n\n")
+    assert exchange.record.usage == Usage(12, 30)
+
+
+@pytest.mark.parametrize(
+    ("path", "kind", "body"),
+    [
+        (b"/v1/responses", b"application/json", b'{"model": "m", "stream": true}'),
+        (b"/v1/completions", b"text/plain", b"stream"),
+        (
+            b"/v1/completions",
+            b"multipart/form-data; boundary=b",
+            b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nm\r\n--b--\r\n',
+        ),
+    ],
+)
+def test_other_requests_are_not_asked(path: bytes, kind: bytes, body: bytes) -> None:
+    """What has no `stream_options` goes as it came."""
+    at = gateway({"m": pool("one", inject_usage=True)})
+    headers = [(b"content-type", kind), (b"model-override", b"m")]
+    with at.admit(Request("POST", path, headers, body), 0.0) as exchange:
+        action = exchange.begin(0.0)
+    assert isinstance(action, SendUpstream)
+    assert action.body == body
