@@ -125,6 +125,7 @@ SECTIONS = {
     "TLS": "TlsConfig",
     "HTTP pool": "HttpPoolConfig",
     "Server": "ServerConfig",
+    "State": "StateConfig",
 }
 
 

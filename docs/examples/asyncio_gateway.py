@@ -23,6 +23,7 @@ from typing import assert_never
 import h11
 
 from onwards_core import (
+    Acquire,
     BodyCollected,
     BodyRead,
     BreakOff,
@@ -84,6 +85,8 @@ async def answer(gateway: Gateway, request: Request, client: "Client") -> None:
                     return await client.respond(action)
                 case BreakOff():
                     return await client.send_body(action.data)
+                case Acquire():
+                    raise RuntimeError("limits are shared with nobody here")
                 case _:
                     assert_never(action)
             action = exchange.feed(event, now())

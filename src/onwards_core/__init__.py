@@ -5,6 +5,7 @@ reads no clock, opens no socket and needs no particular event loop.
 """
 
 from onwards_core._actions import (
+    Acquire,
     Action,
     BreakOff,
     CollectBody,
@@ -29,6 +30,7 @@ from onwards_core._config import (
     HealthConfig,
     HttpPoolConfig,
     KeyDefinition,
+    OnLoss,
     PoolConfig,
     ProbeConfig,
     ProviderConfig,
@@ -36,6 +38,7 @@ from onwards_core._config import (
     RoutingAction,
     RoutingRule,
     ServerConfig,
+    StateConfig,
     Strategy,
     TargetConfig,
     TimeoutsConfig,
@@ -43,6 +46,7 @@ from onwards_core._config import (
 )
 from onwards_core._errors import error, overloaded
 from onwards_core._events import (
+    Acquired,
     BodyCollected,
     BodyRead,
     Event,
@@ -56,6 +60,7 @@ from onwards_core._events import (
 )
 from onwards_core._exchange import Exchange
 from onwards_core._gateway import Gateway
+from onwards_core._leases import LeasedLedger, LeaseTerms
 from onwards_core._load_config import load_config
 from onwards_core._record import Attempt, Outcome, Record, Usage, Verdict
 from onwards_core._schema import json_schema
@@ -64,6 +69,8 @@ from onwards_core._url import Url
 from onwards_core._values import Secret
 
 __all__ = [
+    "Acquire",
+    "Acquired",
     "Action",
     "AffinityConfig",
     "Attempt",
@@ -86,6 +93,9 @@ __all__ = [
     "HttpPoolConfig",
     "KeepAlive",
     "KeyDefinition",
+    "LeaseTerms",
+    "LeasedLedger",
+    "OnLoss",
     "Outcome",
     "PassOn",
     "PassedOn",
@@ -105,6 +115,7 @@ __all__ = [
     "SendUpstream",
     "ServerConfig",
     "Snapshot",
+    "StateConfig",
     "Strategy",
     "StreamThrough",
     "TargetConfig",

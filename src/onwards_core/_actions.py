@@ -10,6 +10,7 @@ import attrs
 
 from onwards_core._events import Headers
 from onwards_core._immutable import immutable
+from onwards_core._ledger import Claim
 from onwards_core._snapshot import Provider
 
 
@@ -45,6 +46,14 @@ class SendUpstream:
     headers: Headers = attrs.field(repr=False)
     """Complete, `host` and `content-length` included."""
     body: bytes = attrs.field(repr=False)
+
+
+@immutable
+class Acquire:
+    """Wait until the claim is decided, and answer with `Acquired`; if nobody waits any more, withdraw it. Only where
+    limits are shared with other processes."""
+
+    claim: Claim = attrs.field(repr=False)
 
 
 @immutable
@@ -117,7 +126,7 @@ class BreakOff:
     data: bytes
 
 
-Action: TypeAlias = SendUpstream | CollectBody | ReadBody | Wait | PassOn | StreamThrough | Respond | BreakOff
+Action: TypeAlias = Acquire | SendUpstream | CollectBody | ReadBody | Wait | PassOn | StreamThrough | Respond | BreakOff
 
 
 @immutable

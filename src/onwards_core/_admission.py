@@ -13,7 +13,7 @@ from onwards_core._errors import error
 from onwards_core._events import Request
 from onwards_core._immutable import immutable
 from onwards_core._keys import KeyLimits, token_from
-from onwards_core._ledger import Ledger, Limit, Permit, Refusal
+from onwards_core._ledger import Claim, Ledger, Limit, Permit, Refusal
 from onwards_core._models import models_response
 from onwards_core._record import Record
 from onwards_core._request import safe_target
@@ -24,7 +24,7 @@ _UNSAFE = error("bad_request", "The request target is not a plain absolute path.
 _NO_MODEL = error("model_not_found", param="model")
 
 
-@immutable(eq=False)
+@attrs.define(eq=False)
 class Admission:
     """A request that may go to its pool's providers."""
 
@@ -36,8 +36,8 @@ class Admission:
     """What `model` has to become, unless the provider says otherwise: the alias that a rule redirected to."""
     endpoint: Endpoint | None
     """In strict mode: what the request was held to, and its answer will be."""
-    permit: Permit
-    """For key and pool."""
+    permit: Permit | Claim
+    """For key and pool. A claim has yet to be decided."""
 
 
 @immutable

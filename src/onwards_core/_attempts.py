@@ -5,12 +5,12 @@ from random import Random
 
 import attrs
 
-from onwards_core._actions import Wait
+from onwards_core._actions import Acquire, Wait
 from onwards_core._config import Strategy
 from onwards_core._events import Headers
 from onwards_core._fallback import retry_after
 from onwards_core._health import Health, Trial
-from onwards_core._ledger import Ledger, Permit, Refusal
+from onwards_core._ledger import Claim, Ledger, Permit, Refusal
 from onwards_core._record import Attempt, Record
 from onwards_core._snapshot import Pool, Provider
 from onwards_core._strategies import FAILURE_LATENCY, Balancer
@@ -58,12 +58,16 @@ class Attempts:
         self._accepted = False
         """Whether it went well, so far."""
         self._trial: Trial | None = None
+        self._anyway = False
+        """Whether those left out are tried after all."""
+        self._claimed: tuple[Provider, Trial | None]
+        """Whose claim is to be decided."""
 
     # Whom
 
-    def next(self, now: float) -> Provider | Wait | Refusal | None:
-        """Whom to try now; or how long to wait before asking again, with no response held open. A refusal ends the
-        search, and None says that nobody is left."""
+    def next(self, now: float) -> Provider | Wait | Acquire | Refusal | None:
+        """Whom to try now; or what to wait for before asking again: for a time, with no response held open, or for a
+        claim, whose outcome goes to `acquired`. A refusal ends the search, and None says that nobody is left."""
         if self._order is None:
             self._order = self._indices(now)
         while self._left:
@@ -78,9 +82,11 @@ class Attempts:
                     return self._wait(index, delay, now)
             if (taken := self._take(index, now)) is not None:
                 return taken
-        if not self.tried and not self.refusals:
+        if self._anyway or (not self.tried and not self.refusals):
+            self._anyway = True
             # Better one that may fail than none at all.
-            for index in self._left_out:
+            while self._left_out:
+                index = self._left_out.pop(0)
                 if (taken := self._take(index, now, anyway=True)) is not None:
                     return taken
         return None
@@ -123,7 +129,7 @@ class Attempts:
         self._leave()
         return Wait(now + delay)
 
-    def _take(self, index: int, now: float, *, anyway: bool = False) -> Provider | Refusal | None:
+    def _take(self, index: int, now: float, *, anyway: bool = False) -> Provider | Acquire | Refusal | None:
         """Begin an attempt, if the provider can be tried."""
         provider = self._pool.providers[index]
         # Without a policy nobody would close a circuit that was opened under an earlier one.
@@ -134,6 +140,25 @@ class Attempts:
             return None
         trial = admitted if isinstance(admitted, Trial) else None
         permit = self._upkeep.ledger.acquire((provider.limit,), now)
+        if isinstance(permit, Claim):
+            self._claimed = provider, trial
+            return Acquire(permit)
+        return self._begin(provider, trial, permit, now)
+
+    def acquired(self, outcome: Permit | Refusal, now: float) -> Provider | Refusal | None:
+        """The claim is decided. None: it was refused, but others may be tried."""
+        provider, trial = self._claimed
+        return self._begin(provider, trial, outcome, now)
+
+    def claim_withdrawn(self) -> None:
+        """It is not waited for any more."""
+        provider, trial = self._claimed
+        if trial is not None:
+            self._upkeep.health.abandoned(provider.identity, trial)
+
+    def _begin(
+        self, provider: Provider, trial: Trial | None, permit: Permit | Refusal, now: float
+    ) -> Provider | Refusal | None:
         if isinstance(permit, Refusal):
             if trial is not None:
                 self._upkeep.health.abandoned(provider.identity, trial)

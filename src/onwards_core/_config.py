@@ -17,6 +17,8 @@ from onwards_core._values import (
     FieldValueStart,
     GrowthFactor,
     JsonDepth,
+    KeyPrefix,
+    LeaseSeconds,
     Milliseconds,
     Path,
     PositiveInteger,
@@ -28,6 +30,7 @@ from onwards_core._values import (
     ResponseFieldName,
     Share,
     StatusPattern,
+    StoreUrlField,
     Text,
     UrlField,
     Weight,
@@ -71,6 +74,13 @@ class RoutingActionType(enum.Enum):
 
     DENY = "deny"
     REDIRECT = "redirect"
+
+
+class OnLoss(enum.Enum):
+    """What becomes of limits that are shared while their store can't be reached."""
+
+    LOCAL = "local"
+    REFUSE = "refuse"
 
 
 class BodyField(enum.Enum):
@@ -299,6 +309,21 @@ class ServerConfig:
     connections_per_address: PositiveInteger | None = _field("From one address; no limit.", None)
 
 
+@attrs.frozen(kw_only=True)
+class StateConfig:
+    """Where limits are kept that several gateways share: Redis or Valkey."""
+
+    url: StoreUrlField = _field("redis://user:password@host:port/database; rediss for TLS; several hosts with commas.")
+    prefix: KeyPrefix = _field("What all keys begin with; gateways with the same one share their limits.", "onwards")
+    lease_seconds: LeaseSeconds = _field("After which permits of a gateway that died are free again.", 10)
+    on_loss: Annotated[OnLoss, choice(OnLoss)] = _field(
+        "While it can't be reached: local, a share of each limit; refuse, nothing.", OnLoss.LOCAL
+    )
+    cluster: Boolean = _field("Whether it is a cluster, of which the URL names some nodes.", False)
+    sentinel_master: Text | None = _field("Ask the sentinels that the URL names for the primary of this name.", None)
+    tls: TlsConfig | None = _field("How rediss connections are secured, other than by the system's defaults.", None)
+
+
 Target: TypeAlias = PoolConfig | list[TargetConfig] | TargetConfig
 
 
@@ -311,6 +336,7 @@ class ConfigFile:
     server: ServerConfig = _field("What clients may take up.", factory=ServerConfig)
     http_pool: HttpPoolConfig | None = _field("Connections to providers that are kept.", None)
     strict_mode: Boolean = _field("Only OpenAI's endpoints, requests and answers.", False)
+    state: StateConfig | None = _field("Where limits are kept that several gateways share; in each if left out.", None)
 
 
 @attrs.frozen(kw_only=True)

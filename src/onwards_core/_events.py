@@ -8,6 +8,7 @@ from typing import Literal, TypeAlias
 import attrs
 
 from onwards_core._immutable import immutable
+from onwards_core._ledger import Permit, Refusal
 
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order received; names in lower case, values without outer white space."""
@@ -52,6 +53,13 @@ class Request:
 
 
 @immutable
+class Acquired:
+    """Answer to `Acquire`: what the claim's outcome is."""
+
+    outcome: Permit | Refusal
+
+
+@immutable
 class UpstreamResponded:
     """Answer to `SendUpstream`: the provider's response head has arrived; its body is still unread."""
 
@@ -92,4 +100,4 @@ class PassedOn:
     """Answer to `PassOn`: the client has it."""
 
 
-Event: TypeAlias = UpstreamResponded | UpstreamFailed | BodyCollected | BodyRead | WaitOver | PassedOn
+Event: TypeAlias = Acquired | UpstreamResponded | UpstreamFailed | BodyCollected | BodyRead | WaitOver | PassedOn

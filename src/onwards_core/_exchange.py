@@ -8,6 +8,8 @@ out, one event in: `begin` gives the first action, each `feed` takes what became
 one, until one of them ends it. States are named after what the exchange waits for:
 
     NEW         `begin`. A refused exchange goes straight to DONE.
+    ACQUIRING   what the claim of `Acquire` comes to, for the admission, or for the provider that is next. Only where
+                limits are shared with other processes.
     SENDING     what became of `SendUpstream`. A failure, or a status to fall back on, leads to the next provider,
                 perhaps by way of WAITING; a response to READING, COLLECTING or the end.
     WAITING     the end of `Wait`; then SENDING.
@@ -33,10 +35,12 @@ are left out because they failed or asked for it are tried all the same if there
 import enum
 import math
 import warnings
+from collections.abc import Callable
 from types import TracebackType
 from typing import Final, Self, assert_never
 
 from onwards_core._actions import (
+    Acquire,
     Action,
     BreakOff,
     CollectBody,
@@ -55,6 +59,7 @@ from onwards_core._decoding import MAX_DECODED, CannotDecode, decoded, decoder
 from onwards_core._embedded import embedded_error
 from onwards_core._errors import error, error_event, overloaded, upstream_error
 from onwards_core._events import (
+    Acquired,
     BodyCollected,
     BodyRead,
     Event,
@@ -66,7 +71,7 @@ from onwards_core._events import (
     UpstreamResponded,
     WaitOver,
 )
-from onwards_core._ledger import Refusal
+from onwards_core._ledger import Claim, Permit, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
 from onwards_core._request import client_headers, upstream_headers, upstream_target
@@ -101,6 +106,7 @@ _GENERIC_ERRORS: Final = GenericErrors()
 
 class _State(enum.Enum):
     NEW = enum.auto()
+    ACQUIRING = enum.auto()
     SENDING = enum.auto()
     WAITING = enum.auto()
     READING = enum.auto()
@@ -127,6 +133,13 @@ class Exchange:
         """Whether the client has the head of an event stream."""
         self._passed_on = False
         """Whether the client has something of the provider's answer."""
+        self._claim: Claim | None = None
+        """What it waits for in ACQUIRING."""
+        self._if_nobody: Callable[[Exchange, float], Action]
+        """What to do if no provider is left after that. Not a bound method: an exchange that refers to itself would
+        be collected late."""
+        self._otherwise: StreamThrough | Respond | BreakOff
+        """The answer, if a response has to do that was found wanting."""
         self._last: FailureReason | int
         """What came of the last attempt: a status, or why there was none."""
         if isinstance(admission, Admission):
@@ -159,8 +172,15 @@ class Exchange:
         """Give all permits back. May be called again."""
         self._state = _State.CLOSED
         if isinstance(self._admission, Admission):
+            permit = self._admission.permit
+            if self._claim is not None:
+                self._claim.withdraw()
+                if self._claim is not permit:
+                    self._attempts.claim_withdrawn()
+                self._claim = None
             self._attempts.close()
-            self._admission.permit.release()
+            if isinstance(permit, Permit):
+                permit.release()
             self._usage.close()
 
     def __del__(self) -> None:
@@ -175,9 +195,9 @@ class Exchange:
         self._expect(_State.NEW)
         if isinstance(self._admission, Respond):
             return self._end(self._admission)
-        return self._try_next(now) or self._refuse(
-            min(self._attempts.refusals, key=lambda refusal: refusal.retry_after)
-        )
+        if isinstance(self._admission.permit, Claim):
+            return self._acquire(Acquire(self._admission.permit))
+        return self._try_first(now)
 
     def answer_begun(self) -> None:
         """To be called when the head of `keep_alive` was sent."""
@@ -191,6 +211,9 @@ class Exchange:
     def feed(self, event: Event, now: float) -> Action:
         """The next action, after `event` came of the last one."""
         match event:
+            case Acquired():
+                self._expect(_State.ACQUIRING)
+                return self._acquired(event.outcome, now)
             case UpstreamResponded():
                 self._expect(_State.SENDING)
                 return self._responded(event, now)
@@ -209,7 +232,7 @@ class Exchange:
             case WaitOver():
                 self._expect(_State.WAITING, _State.READING)
                 if self._state is _State.WAITING:
-                    return self._try_next(now) or self._end(_outcome(self._last))
+                    return self._try_next(now, Exchange._give_up) or self._give_up(now)
                 return self._pass_on(now) if now < self._content_by else self._failed("first_content_timeout", now)
             case _:
                 assert_never(event)
@@ -230,14 +253,42 @@ class Exchange:
 
     # Attempts
 
-    def _try_next(self, now: float) -> Action | None:
-        """Go on with the next provider, perhaps after a wait; None if none is left."""
-        match following := self._attempts.next(now):
-            case None:
-                return None
+    def _acquire(self, action: Acquire) -> Action:
+        self._state = _State.ACQUIRING
+        self._claim = action.claim
+        return action
+
+    def _acquired(self, outcome: Permit | Refusal, now: float) -> Action:
+        claim, self._claim = self._claim, None
+        admission = self._admission
+        assert isinstance(admission, Admission)  # or there would be no claim
+        if claim is admission.permit:
+            if isinstance(outcome, Refusal):
+                return self._refuse(outcome)
+            admission.permit = outcome
+            return self._try_first(now)
+        following = self._attempts.acquired(outcome, now)
+        if following is not None:
+            return self._go_on(following, now)
+        return self._try_next(now, self._if_nobody) or self._if_nobody(self, now)
+
+    def _try_first(self, now: float) -> Action:
+        return self._try_next(now, Exchange._all_at_their_limits) or self._all_at_their_limits(now)
+
+    def _try_next(self, now: float, if_nobody: Callable[["Exchange", float], Action]) -> Action | None:
+        """Go on with the next provider, perhaps after a wait; None if none is left, and if that shows only after a
+        wait, `if_nobody` says how to go on."""
+        following = self._attempts.next(now)
+        self._if_nobody = if_nobody
+        return None if following is None else self._go_on(following, now)
+
+    def _go_on(self, following: Provider | Wait | Acquire | Refusal, now: float) -> Action:
+        match following:
             case Wait():
                 self._state = _State.WAITING
                 return following
+            case Acquire():
+                return self._acquire(following)
             case Refusal():
                 return self._refuse(following)
             case Provider():
@@ -253,6 +304,12 @@ class Exchange:
     def _refuse(self, refusal: Refusal) -> Action:
         self.record.refused_by = refusal.by
         return self._end(refused(refusal))
+
+    def _all_at_their_limits(self, now: float) -> Action:
+        return self._refuse(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
+
+    def _give_up(self, now: float) -> Action:
+        return self._end(_outcome(self._last))
 
     def _treatment_of(self, provider: Provider) -> Treatment:
         admission = self._admission
@@ -292,7 +349,7 @@ class Exchange:
             self._attempts.failed(now)
             early = self._state is _State.SENDING or policy.on_embedded_error
             resend = policy.enabled and policy.may_resend(self._request.method, self.record.path, reason)
-            if early and resend and not self._passed_on and (action := self._try_next(now)):
+            if early and resend and not self._passed_on and (action := self._try_next(now, Exchange._give_up)):
                 return action
         if self._passed_on:
             return self._end(BreakOff(self._transform.abort() if self._transform else b""))
@@ -308,7 +365,7 @@ class Exchange:
         falls_back = status in self._pool.fallback.statuses
         if falls_back or not 200 <= status < 300:
             self._judge(status, now)
-        if falls_back and (action := self._try_next(now)):
+        if falls_back and (action := self._try_next(now, Exchange._accept)):
             return action
         return self._accept(now)
 
@@ -454,9 +511,13 @@ class Exchange:
         self._last = "protocol" if status == 502 else status
         self._judge(status, now)
         early = policy.on_embedded_error and not self._passed_on
-        if early and status in policy.statuses and (action := self._try_next(now)):
+        self._otherwise = otherwise
+        if early and status in policy.statuses and (action := self._try_next(now, Exchange._make_do)):
             return action
         return self._end(otherwise)
+
+    def _make_do(self, now: float) -> Action:
+        return self._end(self._otherwise)
 
     def _through(self) -> StreamThrough:
         """The response as it is."""

@@ -8,6 +8,7 @@ from onwards_core._attempts import Upkeep
 from onwards_core._events import Request
 from onwards_core._exchange import Exchange
 from onwards_core._health import Health, Trial
+from onwards_core._leases import LeasedLedger, LeaseTerms
 from onwards_core._ledger import Ledger
 from onwards_core._record import Record
 from onwards_core._request import upstream_headers, upstream_target
@@ -19,12 +20,14 @@ class Gateway:
     """Admits requests under its current snapshot.
 
     Assign `snapshot` to reload: the next request meets the new one, and what is counted stays counted.
+
+    terms: those of the processes that limits are shared with; see `LeasedLedger` for what has to be done then.
     """
 
-    def __init__(self, snapshot: Snapshot, *, random: Random) -> None:
+    def __init__(self, snapshot: Snapshot, *, random: Random, terms: LeaseTerms | None = None) -> None:
         self.snapshot = snapshot
-        self.ledger = Ledger()
         self.health = Health()
+        self.ledger = Ledger() if terms is None else LeasedLedger(terms, self.health)
         self.upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
 
     def admit(

@@ -14,9 +14,13 @@ from typing import Final, Self
 import attrs
 
 from onwards_core._config import HealthConfig
+from onwards_core._lease_calls import Absence
 
 _BUCKETS: Final = 10
 """Of a window. What it looks back on is exact up to one of them."""
+_ALIKE: Final = 0.5
+"""Seconds by which two moments may differ because word of one took time to come around."""
+_MICRO: Final = 1_000_000
 _REMEMBERED: Final = 3600.0
 """Seconds after which nobody asks any more what a provider did."""
 
@@ -83,6 +87,8 @@ class _Provider:
     """None: closed."""
     trial: Trial | None = None
     paused_until: float = 0.0
+    heard: dict[str, float] = attrs.field(factory=dict)
+    """Until when others leave it out, by kind."""
 
     @property
     def last_heard(self) -> float:
@@ -212,6 +218,33 @@ class Health:
         if provider is None:
             provider = self._providers[identity] = _Provider()
         provider.paused_until = max(provider.paused_until, until)
+
+    # Of others
+
+    def absences(self, now: float) -> tuple[Absence, ...]:
+        """Who is left out, for other processes to know; not what they said themselves."""
+        return tuple(
+            Absence(kind, identity, round((until - now) * _MICRO))
+            for identity, provider in self._providers.items()
+            for kind, until in (("open", provider.open_until or 0.0), ("paused", provider.paused_until))
+            if until > max(now, provider.heard.get(kind, 0.0) + _ALIKE)
+        )
+
+    def heard(self, absences: Iterable[Absence], now: float) -> None:
+        """Leave out whom other processes leave out, for as long as they do."""
+        for absence in absences:
+            provider = self._providers.get(absence.identity)
+            if provider is None:
+                provider = self._providers[absence.identity] = _Provider()
+            until = now + absence.time / _MICRO
+            if until <= provider.heard.get(absence.kind, 0.0) + _ALIKE:
+                continue  # It may have come back since.
+            provider.heard[absence.kind] = until
+            if absence.kind == "paused":
+                provider.paused_until = max(provider.paused_until, until)
+            elif provider.trial is None:
+                provider.open_until = max(provider.open_until or 0.0, until)
+                provider.cooldown = max(provider.cooldown, absence.time / _MICRO)
 
     def _is_well(self, identity: str, now: float) -> bool:
         return self.state(identity, now) is CircuitState.CLOSED and self.paused_until(identity, now) is None

@@ -9,7 +9,7 @@ token now, and pushes the TAT on by one token's interval. Times are whole nanose
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from fractions import Fraction
 from typing import Literal, TypeAlias
 
@@ -17,7 +17,7 @@ import attrs
 
 _SECOND = 1_000_000_000
 
-RefusalCode: TypeAlias = Literal["rate_limit", "concurrency_limit_exceeded"]
+RefusalCode: TypeAlias = Literal["rate_limit", "concurrency_limit_exceeded", "service_unavailable"]
 
 
 @attrs.frozen
@@ -92,6 +92,29 @@ class Permit:
                 del self._held[identity]
 
 
+class Claim:
+    """Whether there is enough for a request is not known yet: somebody has to be asked (see `_leases`).
+
+    Set `on_decided`, and call `withdraw` if nobody waits for the outcome any more.
+    """
+
+    def __init__(self, limits: tuple[Limit, ...]) -> None:
+        self.limits = limits
+        self.outcome: Permit | Refusal | None = None
+        self.on_decided: Callable[[], None] = lambda: None
+        self.withdrawn = False
+
+    def decide(self, outcome: Permit | Refusal) -> None:
+        self.outcome = outcome
+        self.on_decided()
+
+    def withdraw(self) -> None:
+        """Give back what was taken, now or later."""
+        self.withdrawn = True
+        if isinstance(self.outcome, Permit):
+            self.outcome.release()
+
+
 class Ledger:
     """Call `acquire`, and `release` on what it gives; `prune` now and then."""
 
@@ -102,8 +125,9 @@ class Ledger:
         self._full_at: dict[str, int] = {}
         self._held: dict[str, int] = {}
 
-    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
-        """Take one token and one permit from each of `limits`, or, if any of them refuses, from none."""
+    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal | Claim:
+        """Take one token and one permit from each of `limits`, or, if any of them refuses, from none. Here that is
+        known at once; a ledger that shares limits with others may give a claim."""
         refusal = self.refusal(limits, now)
         if refusal is not None:
             return refusal

@@ -27,6 +27,7 @@ from onwards_core._config import (
     Target,
     TargetConfig,
 )
+from onwards_core._url import parse_store_url
 from onwards_core._values import MISSING, Kind, ResolveSecret, SecretKind, Wrong, described
 
 _Hook: TypeAlias = Callable[[Any, Any], Any]
@@ -193,6 +194,11 @@ def _problems(error: Exception, path: str) -> Iterator[str]:
 
 def _contradictions(file: ConfigFile) -> Iterator[str]:
     """What is wrong between values that are right in themselves."""
+    if (state := file.state) is not None:
+        if state.cluster and state.sentinel_master is not None:
+            yield "state.sentinel_master: expected none, since a cluster needs no sentinels"
+        if state.cluster and parse_store_url(state.url.reveal()).database:
+            yield "state.url: expected no database, since a cluster has only one"
     for alias, pool in file.targets.items():
         if not isinstance(pool, PoolConfig):
             continue

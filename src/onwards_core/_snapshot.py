@@ -24,6 +24,7 @@ from onwards_core._config import (
     RoutingAction,
     RoutingRule,
     ServerConfig,
+    StateConfig,
     Strategy,
     Target,
     TargetConfig,
@@ -142,6 +143,8 @@ class Snapshot:
     """What the models list reports, in seconds of Unix time."""
     digest: str
     """Tells one config from another."""
+    state: StateConfig | None
+    """Where limits are kept that several processes share."""
 
     @classmethod
     def compile(cls, config: Config, *, hash_key: bytes, created: int = 0, digest: str = "") -> "Snapshot":
@@ -174,7 +177,7 @@ class Snapshot:
             key_limits={
                 defined[name]: KeyLimits(
                     name,
-                    _limit(f"key {defined[name].hex()}", definition.rate_limit, definition.concurrency_limit),
+                    _limit(_key_identity(definition.key), definition.rate_limit, definition.concurrency_limit),
                     definition.labels,
                 )
                 for name, definition in definitions.items()
@@ -186,6 +189,7 @@ class Snapshot:
             strict=config.strict_mode,
             created=created,
             digest=digest,
+            state=config.state,
         )
 
 
@@ -229,6 +233,12 @@ def _pool(
         inject_usage=config.inject_usage,
         rules=tuple(config.routing_rules),
     )
+
+
+def _key_identity(key: Secret) -> str:
+    """The same in all processes that share limits."""
+    text = key.reveal()
+    return f"key {text[7:].lower() if text.startswith('sha256:') else hashlib.sha256(text.encode()).hexdigest()}"
 
 
 def _provider_identity(alias: str, config: ProviderConfig) -> str:

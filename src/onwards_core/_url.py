@@ -1,4 +1,4 @@
-"""URLs of providers and proxies: one strict grammar, so that no later reader can take one differently."""
+"""URLs of providers, proxies and stores: one strict grammar, so that no later reader can take one differently."""
 
 import re
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from urllib.parse import quote, unquote
 
 import attrs
 
-_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080}
+_DEFAULT_PORTS = {"http": 80, "https": 443, "socks5": 1080, "redis": 6379, "rediss": 6379}
 
 # White space and control characters, which some parsers drop, and the backslash, which some take for a slash.
 _REFUSED = re.compile(r"[\x00-\x20\x7f-\xa0\\\ud800-\udfff]")
@@ -57,6 +57,42 @@ def check_proxy(text: str) -> None:
     url, _ = _parse(text, ("http", "socks5"), "an http or socks5 URL with a host")
     if url.path or not text.isascii():
         raise ValueError("a URL without a path, in ASCII")
+
+
+@attrs.frozen
+class StoreUrl:
+    """Where a store of shared limits is: `redis://user:password@host:port,host:port/database`."""
+
+    secure: bool
+    """Whether connections are secured by TLS: `rediss`."""
+    hosts: tuple[tuple[str, int], ...]
+    user: str | None
+    password: str | None = attrs.field(repr=False)
+    database: int
+
+
+def parse_store_url(text: str) -> StoreUrl:
+    """A store's URL. Raises `ValueError`, as `parse_url` does."""
+    expected = "a redis or rediss URL with a host"
+    scheme, _, rest = text.partition("://")
+    credentials, at, rest = rest.rpartition("@")
+    authority, _, database = rest.partition("/")
+    hosts = [_parse(f"{scheme}://{host}", ("redis", "rediss"), expected)[0] for host in authority.split(",")]
+    if not re.fullmatch(r"[0-9]{0,5}", database):
+        raise ValueError("a URL whose path is the number of a database")
+    user, colon, password = credentials.partition(":")
+    return StoreUrl(
+        secure=scheme.lower() == "rediss",
+        hosts=tuple((host.host, host.port) for host in hosts),
+        user=unquote(user) or None,
+        password=unquote(password) if at and colon else None,
+        database=int(database or 0),
+    )
+
+
+def check_store_url(text: str) -> None:
+    """Raise `ValueError`, as `parse_url` does, unless it is a store's URL."""
+    parse_store_url(text)
 
 
 def _parse(text: str, schemes: Sequence[str], expected: str) -> tuple[Url, str | None]:

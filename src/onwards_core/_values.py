@@ -12,7 +12,7 @@ from typing import Annotated, Any, TypeAlias
 
 import attrs
 
-from onwards_core._url import Url, check_proxy, parse_url
+from onwards_core._url import Url, check_proxy, check_store_url, parse_url
 
 ResolveSecret: TypeAlias = Callable[[str, str], str]
 """Gives the secret for `${env:NAME}` (called with `"env"`, `NAME`) or `${file:PATH}`. Raises `LookupError` or
@@ -272,6 +272,15 @@ def _url(value: Any) -> Url:
         raise Wrong(str(error), _shown(value) if harmless else "another string") from None
 
 
+_KEY_PREFIX = r"[A-Za-z0-9_.:/-]+"
+
+
+def _key_prefix(value: object) -> str:
+    if not isinstance(value, str) or not re.fullmatch(_KEY_PREFIX, value):
+        raise Wrong("letters, digits and any of _.:/-", _shown(value))
+    return value
+
+
 # Secrets: checked when they are resolved
 
 
@@ -309,6 +318,8 @@ Milliseconds = Annotated[int, _integer(0)]
 Share = Annotated[float, _number_between(0.01, 1)]
 GrowthFactor = Annotated[float, _number_between(1, 1000)]
 Path = Annotated[str, Kind(_path, {"type": "string", "pattern": f"^{_PATH}$"})]
+KeyPrefix = Annotated[str, Kind(_key_prefix, {"type": "string", "pattern": f"^{_KEY_PREFIX}$"})]
+LeaseSeconds = Annotated[float, _number_between(1, 3600)]
 JsonDepth = Annotated[int, _integer(1, 500)]  # what reads JSON has a limit of its own, not far above
 StatusPattern = Annotated[
     int,
@@ -327,5 +338,6 @@ UrlField = Annotated[
 ClientKey = Annotated[Secret, SecretKind(_check_client_key)]
 ProviderKey = Annotated[Secret, SecretKind(_check_provider_key, optional=True)]
 ProxyUrl = Annotated[Secret, SecretKind(check_proxy)]
+StoreUrlField = Annotated[Secret, SecretKind(check_store_url)]
 Certificate = Annotated[Secret, SecretKind(_pem("CERTIFICATE"))]
 PrivateKey = Annotated[Secret, SecretKind(_pem("(?:[A-Z]+ )*PRIVATE KEY"))]

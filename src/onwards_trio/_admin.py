@@ -11,12 +11,17 @@ from onwards_trio._status_routes import StatusRoutes
 
 
 def admin(
-    collect: Callable[[], Families], prefix: str, ready: Callable[[], bool], access: Access, status: StatusRoutes
+    collect: Callable[[], Families],
+    prefix: str,
+    ready: Callable[[], bool],
+    access: Access,
+    status: StatusRoutes,
+    remark: Callable[[], str] = lambda: "",
 ) -> Handler:
     """The handler of a `Server` for operators.
 
     collect: gives all metrics. prefix: of their names. ready: whether the gateway takes requests.
-    access: who may ask for more than health and readiness.
+    access: who may ask for more than health and readiness. remark: what else there is to say about readiness.
     """
     pages = {b"/": status.page, b"/status.json": status.json, b"/status/events": status.events}
 
@@ -27,7 +32,8 @@ def admin(
         elif path == b"/healthz":
             await reply.respond(_text(200, b"ok"))
         elif path == b"/readyz":
-            await reply.respond(_text(200, b"ready") if ready() else _text(503, b"draining"))
+            text = f"ready{remark()}".encode()
+            await reply.respond(_text(200, text) if ready() else _text(503, b"draining"))
         elif refusal := access.refusal(request):
             await reply.respond(refusal)
         elif path == b"/metrics":

@@ -6,6 +6,8 @@ from typing import assert_never
 import trio
 
 from onwards_core import (
+    Acquire,
+    Acquired,
     BodyCollected,
     BodyRead,
     BreakOff,
@@ -68,7 +70,7 @@ async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
             while True:
                 event: Event
                 match action:
-                    case SendUpstream() | ReadBody() | CollectBody() | Wait():
+                    case SendUpstream() | ReadBody() | CollectBody() | Wait() | Acquire():
                         if exchange.keep_alive is None:
                             event = await upstream.carry_out(action)
                         else:
@@ -115,7 +117,7 @@ class _Upstream:
         if self._answer is not None:
             await self._answer.aclose()
 
-    async def carry_out(self, action: SendUpstream | ReadBody | CollectBody | Wait) -> Event:
+    async def carry_out(self, action: SendUpstream | ReadBody | CollectBody | Wait | Acquire) -> Event:
         try:
             match action:
                 case SendUpstream():
@@ -130,6 +132,12 @@ class _Upstream:
                     await self.aclose()
                     await trio.sleep_until(action.until)
                     return WaitOver()
+                case Acquire():
+                    decided = trio.Event()
+                    action.claim.on_decided = decided.set
+                    while action.claim.outcome is None:
+                        await decided.wait()
+                    return Acquired(action.claim.outcome)
                 case _:
                     assert_never(action)
         except UpstreamError as error:
@@ -193,7 +201,7 @@ async def _keeping_alive(
     exchange: Exchange,
     keep_alive: KeepAlive,
     upstream: _Upstream,
-    action: SendUpstream | ReadBody | CollectBody | Wait,
+    action: SendUpstream | ReadBody | CollectBody | Wait | Acquire,
     reply: Reply,
 ) -> Event:
     """Carry the action out, and send something to the client as often as it wants while that takes time."""

@@ -9,6 +9,7 @@ import attrs
 import msgspec
 
 from onwards_core import (
+    Acquire,
     Action,
     BreakOff,
     CollectBody,
@@ -210,6 +211,8 @@ class _Told:
                 case Respond() | StreamThrough() | BreakOff():
                     self._end(action)
                     return
+                case Acquire():
+                    raise RuntimeError("limits are shared with nobody here")
                 case _:
                     assert_never(action)
             action = exchange.feed(event, self._now)

@@ -191,6 +191,31 @@ DEFINITIONS: Final = (
         *("limiter", "alias", "name"),
         merge="max",
     ),
+    # Limits that are shared with other processes; only where the config has 'state'
+    _gauge(
+        "store_up",
+        "1 while the store of shared limits answers.",
+        "Are limits shared now, or does each process go on by itself?",
+        merge="min",
+    ),
+    _counter(
+        "store_losses_total",
+        "How often the store of shared limits could not be reached any more.",
+        "Is the store reliable?",
+    ),
+    _counter("store_calls_total", "Trips to the store of shared limits.", "How much does sharing cost?"),
+    _gauge(
+        "store_processes",
+        "Processes that share limits, by the store's account.",
+        "Do all replicas take part?",
+        merge="max",
+    ),
+    _gauge(
+        "store_configs",
+        "Different configs that these processes have in force.",
+        "Has a new config reached all replicas?",
+        merge="max",
+    ),
     # Connections to providers
     _gauge(
         "upstream_connections",

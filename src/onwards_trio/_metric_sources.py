@@ -13,6 +13,7 @@ from onwards_core._health import CircuitState
 from onwards_core._ledger import Limit
 from onwards_trio._metrics import Sample, Source, http_labels
 from onwards_trio._reload import Reloader
+from onwards_trio._store import Keeper
 from onwards_trio._upstream._direct import DirectTransport
 
 
@@ -85,5 +86,20 @@ def connections(transport: DirectTransport) -> Source:
             yield "upstream_requests_total", (host, "new"), count
         for host, count in transport.reused.items():
             yield "upstream_requests_total", (host, "reused"), count
+
+    return read
+
+
+def sharing(store: Keeper) -> Source:
+    """store: keeps the limits that several processes share."""
+
+    def read() -> Iterator[Sample]:
+        fleet = store.ledger.fleet
+        yield "store_up", (), 0 if store.away or fleet is None else 1
+        yield "store_losses_total", (), store.losses
+        yield "store_calls_total", (), store.calls
+        if fleet is not None:
+            yield "store_processes", (), fleet.processes
+            yield "store_configs", (), fleet.configs
 
     return read

@@ -17,6 +17,7 @@ import attrs
 import trio
 
 from onwards_core import (
+    Acquired,
     Action,
     BodyCollected,
     BodyRead,
@@ -41,7 +42,7 @@ from onwards_core import (
 )
 from onwards_core._admission import Admission
 from onwards_core._health import Health, Trial
-from onwards_core._ledger import Ledger, Limit, Permit, Refusal
+from onwards_core._ledger import Claim, Ledger, Limit, Permit, Refusal
 from onwards_core._preamble import Found, Preamble
 from onwards_core._strategies import Balancer
 
@@ -79,10 +80,14 @@ class _NotingLedger(Ledger):
         self._real = real
         self._notes = notes
 
-    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
+    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal | Claim:
         found = self._real.acquire(limits, now)
-        self._notes.append(["acquire", attrs.astuple(found) if isinstance(found, Refusal) else None])
+        self._notes.append(["acquire", "claim" if isinstance(found, Claim) else _refusal(found)])
         return found
+
+
+def _refusal(found: Permit | Refusal) -> Note | None:
+    return list(attrs.astuple(found)) if isinstance(found, Refusal) else None
 
 
 class _NotingHealth(Health):
@@ -156,9 +161,9 @@ class _RecordedExchange(Exchange):
     def feed(self, event: Event, now: float) -> Action:
         note: Note = ["event", now - self.record.started, type(event).__name__]
         self.notes.append(note)
-        attempt = self._attempt
+        attempt = self.record.attempts[-1] if self.record.attempts else None
         action = super().feed(event, now)
-        note.append(self._described(event, attempt.outcome))
+        note.append(self._described(event, attempt.outcome if attempt else None))
         return self._noted(action)
 
     def answer_begun(self) -> None:
@@ -167,6 +172,8 @@ class _RecordedExchange(Exchange):
 
     def _described(self, event: Event, outcome: str | None) -> Any:
         match event:
+            case Acquired():
+                return _refusal(event.outcome)
             case UpstreamResponded():
                 self._seen = Preamble()
                 return [event.status, _kept(event.headers)]

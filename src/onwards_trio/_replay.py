@@ -10,6 +10,7 @@ from typing import Any, Self
 import attrs
 
 from onwards_core import (
+    Acquired,
     BodyCollected,
     BodyRead,
     Event,
@@ -25,7 +26,7 @@ from onwards_core import (
 )
 from onwards_core._health import Health
 from onwards_core._keys import KeyLimits
-from onwards_core._ledger import Ledger, Limit, Permit, Refusal
+from onwards_core._ledger import Claim, Ledger, Limit, Permit, Refusal
 from onwards_core._strategies import Balancer
 from onwards_trio import _stand_in
 from onwards_trio._record import Note, described
@@ -55,9 +56,13 @@ class _NotedLedger(Ledger):
         super().__init__()
         self._notes = notes
 
-    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal:
-        _, refusal = self._notes.next("acquire")
-        return Refusal(*refusal) if refusal else Permit({}, [])
+    def acquire(self, limits: Sequence[Limit], now: float) -> Permit | Refusal | Claim:
+        _, found = self._notes.next("acquire")
+        return Claim(tuple(limits)) if found == "claim" else _outcome(found)
+
+
+def _outcome(refusal: Any) -> Permit | Refusal:
+    return Refusal(*refusal) if refusal else Permit({}, [])
 
 
 class _NotedHealth(Health):
@@ -177,6 +182,8 @@ class _Run:
 
     def _event(self, name: str, what: Any) -> Event:
         match name:
+            case "Acquired":
+                return Acquired(_outcome(what))
             case "UpstreamResponded":
                 status, headers = what
                 return UpstreamResponded(status, [(key.encode(), value.encode("latin-1")) for key, value in headers])

@@ -16,7 +16,7 @@ from typing import Any, Final
 import attrs
 import trio
 
-from onwards_core import Gateway, Record
+from onwards_core import Gateway, Record, Snapshot
 from onwards_core._values import Secret
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
@@ -24,7 +24,7 @@ from onwards_trio._connection import Handler
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
-from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests
+from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests, sharing
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
@@ -34,6 +34,8 @@ from onwards_trio._server_tls import ServerTls
 from onwards_trio._status import Board
 from onwards_trio._status_data import Status
 from onwards_trio._status_routes import StatusRoutes
+from onwards_trio._store import Keeper
+from onwards_trio._store._open import keeper, lease_terms
 from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
@@ -44,6 +46,10 @@ _OTHER_FILES: Final = 64
 """Listeners, the config, operators' connections, and some to providers that wait for their next request."""
 
 _log = logging.getLogger("onwards")
+
+
+STORE_WAIT: Final = 5.0
+"""Seconds that are spent on waiting for a store of limits before requests are taken anyway."""
 
 
 @attrs.frozen
@@ -80,7 +86,7 @@ class Options:
     """How long requests under way may take to finish after that."""
 
 
-async def serve(options: Options) -> None:
+async def serve(options: Options) -> None:  # noqa: PLR0915  # It is a list of what there is.
     """Run the gateway until SIGTERM or SIGINT, then drain it. To be called in the main thread.
 
     Raises `ConfigError` for a config with mistakes, `OSError` for a file that can't be read or an address that can't
@@ -89,7 +95,7 @@ async def serve(options: Options) -> None:
     http = codecs(options.http_codec)
     hash_key = os.urandom(32)
     reloader = Reloader(options.config, hash_key, options.server)
-    gateway = Gateway(load_snapshot(options.config, hash_key, options.server), random=Random())  # noqa: S311  # Spreads load, no more.
+    gateway, store = _gateway(load_snapshot(options.config, hash_key, options.server))
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     _collect_less_garbage()
@@ -122,6 +128,7 @@ async def serve(options: Options) -> None:
             limits_and_circuits(gateway),
             connections(direct),
             program(reloader),
+            *([sharing(store)] if store else []),
         )
         board = Board(gateway, reloader, server.under_way, lambda: server.draining)
 
@@ -144,9 +151,12 @@ async def serve(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch)
         if options.metrics:
-            nursery.start_soon(Server(_operators(options, server, metrics, board), http=http).serve, admin_listeners)
+            operators = _operators(options, server, metrics, board, store)
+            nursery.start_soon(Server(operators, http=http).serve, admin_listeners)
             nursery.start_soon(_measure_lag, metrics.observe_lag)
             _announce("metrics on", "http", admin_listeners)
+        if store is not None:
+            await _begin_sharing(store, nursery)
         _announce("listening on", "https" if tls else "http", listeners)
         if incidents is not None:
             nursery.start_soon(incidents.run)
@@ -164,6 +174,20 @@ async def _measure_lag(observe: Callable[[float], None]) -> None:
         observe(trio.current_time() - due)
 
 
+def _gateway(snapshot: Snapshot) -> tuple[Gateway, Keeper | None]:
+    """With what keeps the limits that it shares, if it does."""
+    terms = lease_terms(snapshot.state) if snapshot.state else None
+    gateway = Gateway(snapshot, random=Random(), terms=terms)  # noqa: S311  # Spreads load, no more.
+    return gateway, keeper(gateway, snapshot.state) if snapshot.state else None
+
+
+async def _begin_sharing(store: Keeper, nursery: trio.Nursery) -> None:
+    """Before there are requests, which would be refused."""
+    nursery.start_soon(store.run)
+    with trio.move_on_after(STORE_WAIT):
+        await store.opened.wait()
+
+
 def _collect_less_garbage() -> None:
     """What is alive by now stays. The rest is looked through for cycles less often than by default, since with 1,000
     requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles."""
@@ -171,7 +195,7 @@ def _collect_less_garbage() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _operators(options: Options, server: Server, metrics: Metrics, board: Board) -> Handler:
+def _operators(options: Options, server: Server, metrics: Metrics, board: Board, store: Keeper | None) -> Handler:
     """Answers on the metrics port."""
 
     async def read_status() -> Status:
@@ -183,6 +207,7 @@ def _operators(options: Options, server: Server, metrics: Metrics, board: Board)
         lambda: not server.draining,
         Access(options.metrics_key, options.metrics_host),
         StatusRoutes(read_status, lambda: server.draining),
+        store.remark if store else lambda: "",
     )
 
 

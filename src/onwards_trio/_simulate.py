@@ -13,6 +13,7 @@ from typing import Any, assert_never
 import attrs
 
 from onwards_core import (
+    Acquire,
     BreakOff,
     CollectBody,
     Event,
@@ -218,6 +219,8 @@ class _Simulation:
                         return good
                     case BreakOff():
                         return False
+                    case Acquire():
+                        raise RuntimeError("limits are shared with nobody here")
                     case _:
                         assert_never(action)
                 action = exchange.feed(event, self._now)

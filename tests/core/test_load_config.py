@@ -391,3 +391,17 @@ class TestContradictions:
             "targets.a.reasoning_translation: not supported yet, and ignored",
             "targets.a.open_responses: not supported yet, and ignored",
         )
+
+
+def test_a_store_is_of_one_kind():
+    """A cluster has neither sentinels nor databases; and what keys begin with can't disturb them."""
+
+    def state(**fields):
+        return problems({"targets": {}, "state": {"url": "redis://h", **fields}})
+
+    assert load_config(json.dumps({"targets": {}, "state": {"url": "redis://h", "prefix": "a.b:c"}}).encode()).state
+    assert state(cluster=True, sentinel_master="x") == [
+        "state.sentinel_master: expected none, since a cluster needs no sentinels"
+    ]
+    assert state(cluster=True, url="redis://h/1") == ["state.url: expected no database, since a cluster has only one"]
+    assert state(prefix="{a}") == ['state.prefix: expected letters, digits and any of _.:/-, got "{a}"']

@@ -85,6 +85,10 @@ def test_defaults():
         "TargetConfig.sanitize_response": False,
         "TargetConfig.weight": 1,
         "TlsConfig.insecure_skip_verification": False,
+        "StateConfig.cluster": False,
+        "StateConfig.lease_seconds": 10,
+        "StateConfig.on_loss": "local",
+        "StateConfig.prefix": "onwards",
     }
     assert "default" not in json_schema()["properties"]["targets"]
 

@@ -3,6 +3,7 @@
 import pytest
 
 from onwards_core import Secret, Url
+from onwards_core._url import StoreUrl, check_store_url, parse_store_url
 from tests.core.config_support import complaint, loaded
 
 
@@ -107,3 +108,26 @@ def test_no_proxies(text):
     told = complaint(proxy=text)
     assert told.startswith("expected a secret that is a")
     assert told.endswith(", got another string")
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("redis://store", StoreUrl(False, (("store", 6379),), None, None, 0)),
+        ("rediss://me:p%40ss@a:1,B:2/3", StoreUrl(True, (("a", 1), ("b", 2)), "me", "p@ss", 3)),
+        ("redis://:a@b@[::1]/", StoreUrl(False, (("::1", 6379),), None, "a@b", 0)),
+    ],
+)
+def test_a_store_url(text, found):
+    """Hosts, credentials with their escapes undone, and the database."""
+    assert parse_store_url(text) == found
+    assert "a@b" not in repr(parse_store_url(text))
+
+
+@pytest.mark.parametrize(
+    "text", ["store", "http://store", "redis://", "redis://a,,b", "redis://a/x", "redis://a?db=1", "redis://a b"]
+)
+def test_what_is_no_store_url(text):
+    """What could be read differently is refused."""
+    with pytest.raises(ValueError, match="URL"):
+        check_store_url(text)

@@ -1,0 +1,151 @@
+"""What a process asks of the store of limits that it shares with others, and what it gets to hear.
+
+Times are whole microseconds, those of the store's clock unless said otherwise. Each number is below 2**53, so that a
+store that counts in doubles counts exactly.
+"""
+
+from typing import Final, TypeAlias
+
+import attrs
+
+from onwards_core._ledger import Rate
+
+MOST: Final = 2**50
+"""The longest time, 35 years, and the largest number."""
+
+
+@attrs.frozen
+class Pace:
+    """A rate in whole numbers: `n` tokens cost `n * time / tokens` microseconds, rounded up."""
+
+    time: int
+    tokens: int
+    slack: int
+    """How far in the future the moment may be at which the bucket is full again."""
+
+    @classmethod
+    def of(cls, rate: Rate) -> "Pace":
+        slack = min(rate.slack // 1000, MOST)
+        if rate.interval < 1_000_000 and slack < MOST // 1000:
+            return cls(rate.interval, 1000, slack)
+        return cls(min(-(-rate.interval // 1000), MOST), 1, slack)
+
+    def cost(self, tokens: int) -> int:
+        return -(-tokens * self.time // self.tokens)
+
+    def affordable(self, time: int) -> int:
+        """For how many tokens so much time is enough."""
+        return time * self.tokens // self.time
+
+
+@attrs.frozen
+class TakeTokens:
+    """Take tokens out of a rate's bucket: some for requests that wait, and a stock of them for those that come."""
+
+    bucket: str
+    pace: Pace
+    wanted: int
+    """As many as there are, up to this."""
+    stock: int = 0
+    """More, if all that is wanted was there."""
+    lifetime: int = 0
+    """After which nobody uses the stock any more."""
+    returned: int = 0
+    """Tokens that were taken earlier and won't be used."""
+    returned_from: int = 0
+    """When those were taken; of a stock, when its lifetime ends. From then on they lose their worth as time passes."""
+    owed: int = 0
+    """The time that tokens cost which were used without asking, while the store was away."""
+    owed_since: int = 0
+    """Since when."""
+    owed_until: int = 0
+    """Until when. At most an empty bucket is left then: more can't have been used."""
+
+
+@attrs.frozen
+class TokensTaken:
+    now: int
+    granted: int
+    stocked: int
+    wait: int
+    """How long it takes until there is a token; 0 if all that was wanted was there."""
+
+
+@attrs.frozen
+class HoldPermits:
+    """Say how many permits the process holds, and take more. They come back `lease` after the last call."""
+
+    identity: str
+    limit: int
+    process: str
+    turn: int
+    """Counts the process's calls. One that arrives late is not heard."""
+    holds: int
+    """All that the process has by its own account. It counts, also beyond the limit."""
+    wanted: int
+    stock: int
+    """More, if all that is wanted was there."""
+    lease: int
+    grace: int
+    """As for `Beat`."""
+
+
+@attrs.frozen
+class PermitsHeld:
+    now: int
+    granted: int
+    """Of those wanted."""
+    stocked: int
+    contended: bool
+    """Whether somebody did not get what was wanted, within the last second."""
+    opens_in: int
+    """How long to hold everything back: the store has lost its data, and does not know what others hold."""
+    over: int
+    """By how much all together are beyond the limit: it became lower, or a process came back that was taken for dead.
+    So many permits are not to be used again."""
+
+
+@attrs.frozen
+class Absence:
+    """Why a provider is left out, and for how long from now."""
+
+    kind: str
+    """`open`: its circuit. `paused`: it asked for it."""
+    identity: str
+    time: int
+
+
+@attrs.frozen
+class Beat:
+    """A sign of life."""
+
+    process: str
+    lease: int
+    """After which the process is taken for dead, if it gives no other."""
+    out_for: int
+    """How long ago it found out that the store did not answer; 0 if all is well."""
+    grace: int
+    """How long the store is to hold everything back if it had been away, or has lost its data: everybody says
+    within that time what is held."""
+    config: str
+    """What tells its config from others."""
+    absences: tuple[Absence, ...] = ()
+
+
+@attrs.frozen
+class Beaten:
+    now: int
+    store: str
+    """Another one: the store has lost its data."""
+    processes: int
+    rank: int
+    """Among them, by age."""
+    opens_in: int
+    """How long to hold everything back; 0: not at all."""
+    configs: int
+    """How many different ones the processes have."""
+    absences: tuple[Absence, ...]
+
+
+Call: TypeAlias = TakeTokens | HoldPermits | Beat
+Reply: TypeAlias = TokensTaken | PermitsHeld | Beaten

@@ -1,0 +1,157 @@
+"""The store's side of limits that several processes share: who took how much, and who is alive.
+
+One of these, in a process of its own or in the parent of all, decides for everybody, and by its own clock. What Redis
+does instead in Lua (`onwards_trio/_store/*.lua`) is the same, line by line; tests hold the two to each other.
+
+Rates: the state of a bucket is the moment at which it will be full again (see `_ledger`). A stock of tokens is taken
+now but used later, which must not let more through in any window than `burst + rate * t`. A bucket must not
+fill up while tokens from it are still about: so while they can be used, its full moment is at least as far away as
+they are worth. That is what `now + lifetime` sees to: what is nearly full gives up `lifetime` of its refill. Tokens
+that come back are worth what they cost, less the time that has passed since: it may have refilled the bucket already.
+
+Permits: each process says how many it holds, and that counts until its lease is over.
+"""
+
+from typing import Final, assert_never
+
+import attrs
+
+from onwards_core._lease_calls import (
+    Absence,
+    Beat,
+    Beaten,
+    Call,
+    HoldPermits,
+    PermitsHeld,
+    Reply,
+    TakeTokens,
+    TokensTaken,
+)
+
+CONTENDED: Final = 1_000_000
+"""Microseconds for which a refusal is remembered."""
+KEPT: Final = 600_000_000
+"""Microseconds for which a full bucket is remembered, for what is owed from before the store was away."""
+
+
+@attrs.define
+class _Held:
+    count: int
+    turn: int
+    until: int
+
+
+@attrs.define
+class _Process:
+    beat: int
+    until: int
+    config: str
+
+
+class LeaseStore:
+    """`apply` each call; `prune` now and then.
+
+    name: tells it from another one; processes that hear a new one say again what they hold. None: it is given by who
+    comes first, and then everybody holds back until all had the time to say what they still hold.
+    """
+
+    def __init__(self, name: str | None = None) -> None:
+        self._name = name
+        self._opens_at = None if name is None else 0
+        self._full_at: dict[str, int] = {}
+        self._permits: dict[str, dict[str, _Held]] = {}
+        self._refused_at: dict[str, int] = {}
+        self._processes: dict[str, _Process] = {}
+        """By age."""
+        self._absences: dict[tuple[str, str], int] = {}
+
+    def apply(self, call: Call, now: int) -> Reply:
+        """now: microseconds, on any clock that never goes back."""
+        match call:
+            case TakeTokens():
+                return self._tokens(call, now)
+            case HoldPermits():
+                return self._hold(call, now)
+            case Beat():
+                return self._beat(call, now)
+            case _:
+                assert_never(call)
+
+    def _tokens(self, call: TakeTokens, now: int) -> TokensTaken:
+        pace = call.pace
+        full_at = self._full_at.get(call.bucket, 0)
+        if call.owed:
+            empty = call.owed_until + pace.slack + pace.cost(1)
+            full_at = max(full_at, min(max(full_at, call.owed_since) + call.owed, empty))
+        worth = call.returned * pace.time // pace.tokens - max(0, now - call.returned_from)
+        full_at = max(full_at - max(0, worth), now)
+        latest = now + pace.slack
+        granted = stocked = wait = 0
+        if call.wanted and full_at <= latest:
+            granted = min(call.wanted, pace.affordable(latest - full_at) + 1)
+            full_at += pace.cost(granted)
+        if granted < call.wanted:
+            wait = full_at - latest
+        else:
+            aged = max(full_at, now + call.lifetime)
+            if call.stock and aged <= latest:
+                stocked = min(call.stock, pace.affordable(latest - aged) + 1)
+                full_at = aged + pace.cost(stocked)
+        self._full_at[call.bucket] = full_at
+        return TokensTaken(now, granted, stocked, wait)
+
+    def _hold(self, call: HoldPermits, now: int) -> PermitsHeld:
+        holders = self._permits.setdefault(call.identity, {})
+        for process in [process for process, held in holders.items() if held.until <= now]:
+            del holders[process]
+        if self._opens_at is None:
+            self._opens_at = now + call.grace
+        opens_in = max(0, self._opens_at - now)
+        granted = stocked = 0
+        mine = holders.get(call.process)
+        others = sum(held.count for process, held in holders.items() if process != call.process)
+        if mine is None or mine.turn < call.turn:
+            free = 0 if opens_in else max(0, call.limit - others - call.holds)
+            granted = min(call.wanted, free)
+            if granted < call.wanted:
+                self._refused_at[call.identity] = now
+            else:
+                stocked = min(call.stock, free - granted)
+            mine = holders[call.process] = _Held(call.holds + granted + stocked, call.turn, now + call.lease)
+        contended = now - self._refused_at.get(call.identity, -CONTENDED) < CONTENDED
+        return PermitsHeld(now, granted, stocked, contended, opens_in, max(0, others + mine.count - call.limit))
+
+    def _beat(self, call: Beat, now: int) -> Beaten:
+        others = [process for name, process in self._processes.items() if name != call.process]
+        self._name = self._name or f"{call.process} {now}"
+        if self._opens_at is None:
+            self._opens_at = now + call.grace
+        elif call.out_for and now >= self._opens_at and not any(now - other.beat < call.out_for for other in others):
+            # Nobody was heard while it was out, so the store was away, for all of them.
+            self._opens_at = now + (call.grace if others else 0)
+        self._processes = {name: process for name, process in self._processes.items() if process.until > now}
+        mine = _Process(now, now + call.lease, call.config)
+        self._processes[call.process] = mine
+        for absence in call.absences:
+            key = absence.kind, absence.identity
+            self._absences[key] = max(self._absences.get(key, 0), now + absence.time)
+        self._absences = {key: until for key, until in self._absences.items() if until > now}
+        return Beaten(
+            now,
+            self._name,
+            len(self._processes),
+            list(self._processes).index(call.process),
+            max(0, self._opens_at - now),
+            len({process.config for process in self._processes.values()}),
+            tuple(Absence(*key, until - now) for key, until in sorted(self._absences.items())),
+        )
+
+    def prune(self, now: int) -> None:
+        """Forget what is as good as new."""
+        self._full_at = {bucket: full_at for bucket, full_at in self._full_at.items() if full_at > now - KEPT}
+        self._permits = {
+            identity: holders
+            for identity, holders in self._permits.items()
+            if any(held.until > now for held in holders.values())
+        }
+        self._refused_at = {identity: at for identity, at in self._refused_at.items() if identity in self._permits}

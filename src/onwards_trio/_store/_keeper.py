@@ -1,0 +1,141 @@
+"""The task that takes what a leased ledger wants to know to the store, and keeps the connection to it."""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+import trio
+
+from onwards_core import LeasedLedger
+from onwards_core._lease_calls import Call, Reply
+from onwards_trio._store._protocol import Store, StoreError, Talk
+
+DEADLINE: Final = 0.05
+"""Seconds that a call to the store may take."""
+_CONNECT: Final = 2.0
+"""Seconds for a connection and the first call on it."""
+_LATE: Final = 0.01
+"""Seconds more, in case it was we who were late: what has arrived by then still counts."""
+_BACKOFF: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
+"""Seconds between attempts to connect; the last one goes on."""
+
+_log = logging.getLogger("onwards.store")
+
+
+class Keeper:
+    """Run `run` in a task. config: tells the config in force from others."""
+
+    def __init__(self, ledger: LeasedLedger, store: Store, config: Callable[[], str] = lambda: "") -> None:
+        self.ledger = ledger
+        self.calls = 0
+        """Trips to the store."""
+        self.losses = 0
+        """How often it could not be reached any more."""
+        self.opened = trio.Event()
+        """Whether the store gave something at least once."""
+        self._store = store
+        self._config = config
+        self._wanted = trio.Event()
+        self._away = False
+        ledger.wake = self._wake
+
+    @property
+    def away(self) -> bool:
+        """Whether the store can't be reached."""
+        return self._away
+
+    def remark(self) -> str:
+        """What operators should know about the processes that share limits; empty if all is well."""
+        fleet = self.ledger.fleet
+        if self._away or fleet is None:
+            return ", but the store of limits can't be reached"
+        if fleet.configs > 1:
+            return f", but {fleet.configs} different configs are in force in {fleet.processes} processes"
+        return ""
+
+    def _wake(self) -> None:
+        self._wanted.set()
+
+    async def run(self) -> None:
+        """Never returns."""
+        failures = 0
+        async with trio.open_nursery() as nursery:
+            while True:
+                await trio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
+                calls = self.calls
+                try:
+                    async with self._store.connected() as talk:
+                        reason = await self._serve(talk)
+                except StoreError as error:
+                    reason = str(error)
+                if self.calls > calls:
+                    failures = 0
+                    # A connection may break though the store is well. If it is, that is found out before the deadline.
+                    self.ledger.interrupted(trio.current_time())
+                    nursery.start_soon(self._lose_after, self.calls, reason)
+                else:
+                    failures += 1
+                    self._lose(reason)
+
+    async def _lose_after(self, calls: int, reason: str) -> None:
+        await trio.sleep(DEADLINE)
+        if self.calls == calls:
+            self._lose(reason)
+
+    def _lose(self, reason: str) -> None:
+        self.ledger.lost(trio.current_time())
+        if not self._away:
+            self._away = True
+            self.losses += 1
+            _log.error("the store of limits can't be reached: %s", reason)
+
+    async def _serve(self, talk: Talk) -> str:
+        """Take the ledger's questions to the store, until that fails. Gives the reason."""
+        ledger = self.ledger
+        deadline = _CONNECT
+        while True:
+            if deadline == DEADLINE:
+                with trio.move_on_at(ledger.next_look()):
+                    await self._wanted.wait()
+            self._wanted = trio.Event()
+            ledger.config = self._config()
+            calls = ledger.collect(trio.current_time())
+            if not calls:
+                deadline = DEADLINE
+                continue
+            losses = self.losses
+            replies = await _call(talk, calls, deadline)
+            if isinstance(replies, str):
+                return replies
+            if self.losses != losses:
+                return "its answer came too late"
+            self.calls += 1
+            ledger.replied(replies, trio.current_time())
+            deadline = DEADLINE
+            if ledger.in_touch(trio.current_time()):
+                self.opened.set()
+            if self._away:
+                self._away = False
+                _log.info("the store of limits is back")
+
+
+async def _call(talk: Talk, calls: list[Call], deadline: float) -> list[Reply] | str:
+    """The replies, or why there are none."""
+    outcome: list[list[Reply] | str] = []
+    done = trio.Event()
+
+    async def call() -> None:
+        try:
+            outcome.append(await talk(calls))
+        except StoreError as error:
+            outcome.append(str(error))
+        done.set()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(call)
+        for seconds in (deadline, _LATE):
+            if not done.is_set():
+                with trio.move_on_after(seconds):
+                    await done.wait()
+        nursery.cancel_scope.cancel()
+    return outcome[0] if outcome else f"no answer within {deadline * 1000:.0f} ms"

@@ -1,0 +1,25 @@
+"""The store that the config names, ready to be used."""
+
+import os
+import secrets
+import socket
+
+from onwards_core import ConfigError, Gateway, LeasedLedger, LeaseTerms, OnLoss, StateConfig
+from onwards_trio._store._keeper import Keeper
+
+
+def lease_terms(state: StateConfig) -> LeaseTerms:
+    """For this process, under a name that tells people where it runs and that no other has."""
+    name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    return LeaseTerms(name, state.lease_seconds, local=state.on_loss is OnLoss.LOCAL)
+
+
+def keeper(gateway: Gateway, state: StateConfig) -> Keeper:
+    """For a gateway with `lease_terms`. Raises `ConfigError` where the library is missing."""
+    try:
+        from onwards_trio._store._redis import RedisStore  # noqa: PLC0415  # only who uses it has to have it
+    except ImportError:
+        raise ConfigError(("state: needs the extra redis, as in pip install onwards[redis]",)) from None
+    ledger = gateway.ledger
+    assert isinstance(ledger, LeasedLedger)  # since it has terms
+    return Keeper(ledger, RedisStore(state), lambda: gateway.snapshot.digest)

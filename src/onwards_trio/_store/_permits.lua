@@ -1,0 +1,51 @@
+-- HoldPermits, as `LeaseStore._hold` has it.
+-- KEYS: about the store; what is held: `total`, `refused_at`, and for each process `count` and `turn`; until when.
+local limit, process, turn, holds = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local wanted, stock = tonumber(ARGV[5]), tonumber(ARGV[6])
+local lease, grace = tonumber(ARGV[7]), tonumber(ARGV[8])
+local clock = redis.call('TIME')
+local now = clock[1] * 1000000 + clock[2]
+local CONTENDED = 1000000
+
+local opens_at = tonumber(redis.call('HGET', KEYS[1], 'opens_at') or false)
+if not opens_at then
+    opens_at = now + grace
+    redis.call('HSET', KEYS[1], 'opens_at', string.format('%.0f', opens_at))
+end
+redis.call('EXPIRE', KEYS[1], 86400)
+local opens_in = math.max(0, opens_at - now)
+
+local total = tonumber(redis.call('HGET', KEYS[2], 'total') or 0)
+local function forget(name)
+    total = total - tonumber(redis.call('HGET', KEYS[2], 'count ' .. name) or 0)
+    redis.call('HDEL', KEYS[2], 'count ' .. name, 'turn ' .. name)
+end
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now))) do
+    forget(name)
+    redis.call('ZREM', KEYS[3], name)
+end
+
+local granted, stocked = 0, 0
+local last = tonumber(redis.call('HGET', KEYS[2], 'turn ' .. process) or false)
+if not last or last < turn then
+    forget(process)
+    local free = 0
+    if opens_in == 0 then free = math.max(0, limit - total - holds) end
+    granted = math.min(wanted, free)
+    if granted < wanted then
+        redis.call('HSET', KEYS[2], 'refused_at', string.format('%.0f', now))
+    else
+        stocked = math.min(stock, free - granted)
+    end
+    local count = holds + granted + stocked
+    total = total + count
+    redis.call('HSET', KEYS[2], 'count ' .. process, count, 'turn ' .. process, turn)
+    redis.call('ZADD', KEYS[3], string.format('%.0f', now + lease), process)
+end
+redis.call('HSET', KEYS[2], 'total', total)
+local last_until = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or now
+local keep = string.format('%.0f', math.ceil((tonumber(last_until) - now + CONTENDED) / 1000))
+redis.call('PEXPIRE', KEYS[2], keep)
+redis.call('PEXPIRE', KEYS[3], keep)
+local contended = now - tonumber(redis.call('HGET', KEYS[2], 'refused_at') or -CONTENDED) < CONTENDED
+return {now, granted, stocked, contended and 1 or 0, opens_in, math.max(0, total - limit)}

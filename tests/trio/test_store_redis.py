@@ -1,0 +1,110 @@
+"""Redis and Valkey as a store: their scripts decide as the core's own store does."""
+
+import json
+
+import hypothesis.strategies as st
+import pytest
+import trio
+from hypothesis import HealthCheck, given, settings
+
+from onwards_core import Config, StateConfig, load_config
+from onwards_core._lease_calls import MOST, Absence, Beat, HoldPermits, Pace, TakeTokens
+from onwards_core._lease_store import LeaseStore
+from onwards_core._ledger import Rate
+from onwards_trio._store._redis import RedisStore
+from tests.trio.store_support import needs_server, store_cluster, store_server
+
+pytestmark = needs_server
+
+PROCESSES = st.sampled_from(["a", "b", "c d"])
+SMALL = st.integers(0, 40)
+TIMES = st.one_of(SMALL, st.integers(0, 10**6), st.sampled_from([MOST, MOST - 1]))
+RATES = st.sampled_from(
+    [
+        Rate.per_second(rate, burst)
+        for rate, burst in ((1, 1), (3, None), (3000, 7), (777_777, 10**6), (1e-9, 5), (1e7, 2))
+    ]
+)
+
+
+@st.composite
+def takes(draw):
+    rate = draw(RATES)
+    return TakeTokens(
+        f"bucket {rate}",
+        Pace.of(rate),
+        wanted=draw(SMALL),
+        stock=draw(SMALL),
+        lifetime=draw(st.sampled_from([0, 5_000, 50_000])),
+        returned=draw(st.integers(0, 3)),
+        returned_from=draw(st.sampled_from([0, 2 * 10**15])),
+        owed=draw(st.sampled_from([0, 0, 1, 10**6, MOST // 4])),
+        owed_since=draw(st.sampled_from([0, 10**15, 2 * 10**15])),
+        owed_until=draw(st.sampled_from([0, 10**15, 2 * 10**15])),
+    )
+
+
+HOLDS = st.builds(
+    HoldPermits,
+    identity=st.sampled_from(["x", "y"]),
+    limit=st.integers(1, 50),
+    process=PROCESSES,
+    turn=st.integers(0, 6),
+    holds=SMALL,
+    wanted=SMALL,
+    stock=SMALL,
+    lease=st.sampled_from([1, 500, 3_000, 10**7]),
+    grace=st.sampled_from([0, 1, 1_000]),
+)
+BEATS = st.builds(
+    Beat,
+    process=PROCESSES,
+    lease=st.sampled_from([1, 500, 3_000, 10**7]),
+    out_for=st.sampled_from([0, 1, 1_000, 10**6]),
+    grace=st.sampled_from([0, 1, 1_000]),
+    config=st.sampled_from(["", "one", "two"]),
+    absences=st.lists(
+        st.builds(Absence, st.sampled_from(["open", "paused"]), st.sampled_from(["p 1", "p 2"]), st.integers(1, 10**7)),
+        max_size=2,
+    ).map(tuple),
+)
+
+
+def config(url: str, **more) -> StateConfig:
+    raw = {"targets": {}, "state": {"url": url, **more}}
+    found = load_config(json.dumps(raw).encode())
+    assert isinstance(found, Config)
+    assert found.state is not None
+    return found.state
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with store_server(tmp_path_factory.mktemp("store")) as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with store_cluster(tmp_path_factory.mktemp("cluster")) as servers:
+        yield servers
+
+
+async def held_to_the_core(store, batches):
+    """Each reply is that of the core's store at the moment at which it was given."""
+    model = LeaseStore()
+    async with store.connected() as talk:
+        for calls in batches:
+            for call, reply in zip(calls, await talk(calls), strict=True):
+                assert model.apply(call, reply.now) == reply
+
+
+BATCHES = st.lists(st.lists(st.one_of(takes(), HOLDS, BEATS), min_size=1, max_size=6), min_size=1, max_size=8)
+
+
+@given(BATCHES)
+@settings(max_examples=50, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_scripts_decide_as_the_core_does(server, batches):
+    """Whatever is asked in which order: the scripts give what the core gives."""
+    server.ask("FLUSHALL")
+    trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
