@@ -14,7 +14,6 @@ from onwards_trio._reload import Reloader
 from onwards_trio._status_data import (
     CLIENTS_FAULT,
     NOT_ITS_DOING,
-    PASSED_OVER,
     SLOT,
     SLOTS,
     TROUBLES,
@@ -58,14 +57,13 @@ class _Tally:
     def count_exchange(self, record: Record) -> None:
         ended = record.ended or record.started
         bucket = self._bucket(self.exchanges, record.alias, ended)
-        status = record.status or 0
-        if status >= 400 and all(attempt.outcome in PASSED_OVER for attempt in record.attempts):
+        verdict = record.verdict
+        if record.code is not None and verdict in ("refused", "client_error"):
             bucket.refused += 1
-            reason = record.code or f"status_{status}"
-            self._note("refusal", record, None, reason, None, ended, by=record.refused_by)
+            self._note("refusal", record, None, record.code, None, ended, by=record.refused_by)
             return
         bucket.done += 1
-        if status >= 500 or record.outcome == "broken":
+        if verdict in ("provider_error", "broken"):
             bucket.failed += 1
         elif record.first_byte is not None:
             step = latency_step(record.first_byte - record.started)

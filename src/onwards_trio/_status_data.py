@@ -18,8 +18,10 @@ TROUBLES: Final = 50
 
 PASSED_OVER: Final = frozenset(("refused_locally", "circuit_open", "paused"))
 """Outcomes of attempts that were none."""
-CLIENTS_FAULT: Final = frozenset(f"status_{status}" for status in range(400, 500) if status not in (401, 403, 408, 429))
-"""Outcomes that say nothing against a provider. It is our credential that a 401 or 403 is about."""
+CLIENTS_FAULT: Final = frozenset(
+    f"status_{status}" for status in range(400, 500) if status not in (401, 402, 403, 407, 408, 429)
+)
+"""Outcomes that say nothing against a provider. What is left out is about the account that we have with it."""
 NOT_ITS_DOING: Final = PASSED_OVER | {"no_resources"}
 """Outcomes that tell of the gateway, not of the provider."""
 

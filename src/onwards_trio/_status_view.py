@@ -61,20 +61,12 @@ _REASONS: Final = {
     "forbidden": "wrong key, or one that may not",
     "model_not_found": "unknown model",
     "not_found": "unknown path",
+    "overloaded": "no room at the moment",
     "payload_too_large": "request too large",
     "rate_limit": "too many requests",
     "service_unavailable": "no room, or no provider",
     "unauthenticated": "no key",
 }
-_REFUSALS: Final = {
-    "400": "malformed request, or no model in it",
-    "401": "no key",
-    "403": "wrong key, or one that may not",
-    "404": "unknown model or path",
-    "413": "request too large",
-    "503": "no room, or no provider",
-}
-"""What the gateway refuses before any provider is tried, where its record has no code for it."""
 
 
 class History(msgspec.Struct):
@@ -339,9 +331,6 @@ def _trouble(trouble: Trouble) -> TroubleView:
     text = reason_text(trouble.reason)
     if trouble.kind == "attempt":
         text = f"{trouble.provider} {text}" + (f"; then {trouble.then} was tried" if trouble.then else "")
-    elif trouble.reason.startswith("status_"):
-        status = trouble.reason.removeprefix("status_")
-        text = f"{_REFUSALS.get(status, 'refused')} ({status})"
     elif trouble.by:
         text += f" ({trouble.by} limit)"
     return TroubleView(

@@ -71,23 +71,25 @@ def test_several_processes_are_like_one(observed: list[tuple[Record, int]]) -> N
 
 class TestCounting:
     @pytest.mark.parametrize(
-        ("status", "outcome", "attempts", "counted"),
+        ("status", "code", "outcome", "attempts", "counted"),
         [
-            (200, "ok", [("x", "ok")], "done"),
-            (404, "ok", [("x", "status_404")], "done"),
-            (None, "client_gone", [("x", None)], "done"),
-            (503, "ok", [("x", "status_503")], "failed"),
-            (502, "ok", [("x", "connect")], "failed"),
-            (200, "broken", [("x", "ok")], "failed"),
-            (429, "ok", [("x", "refused_locally"), ("y", "refused_locally")], "refused"),
-            (401, "ok", [], "refused"),
-            (503, "ok", [], "refused"),
+            (200, None, "ok", [("x", "ok")], "done"),
+            (404, None, "ok", [("x", "status_404")], "done"),
+            (None, None, "client_gone", [("x", None)], "done"),
+            (503, None, "ok", [("x", "status_503")], "failed"),
+            (502, "bad_gateway", "ok", [("x", "connect")], "failed"),
+            (500, "internal_error", "ok", [], "failed"),
+            (200, None, "broken", [("x", "ok")], "failed"),
+            (429, "rate_limit", "ok", [("x", "refused_locally"), ("y", "refused_locally")], "refused"),
+            (401, "unauthenticated", "ok", [], "refused"),
+            (404, "model_not_found", "ok", [], "refused"),
+            (503, "service_unavailable", "ok", [], "refused"),
         ],
     )
-    async def test_exchanges(self, autojump_clock, status, outcome, attempts, counted) -> None:
+    async def test_exchanges(self, autojump_clock, status, code, outcome, attempts, counted) -> None:
         """They are done, failed as their clients see it, or refused before any provider was tried."""
         one = board(gateway(targets=TWO))
-        one.observe(record(*attempts, status=status, outcome=outcome))
+        one.observe(record(*attempts, status=status, code=code, outcome=outcome))
         [pool] = one.read().pools
         [bucket] = pool.exchanges.values()
         assert (bucket.done, bucket.failed, bucket.refused) == {
@@ -175,14 +177,6 @@ class TestCounting:
         assert refusal.last - refusal.first == 999
         assert (attempt.kind, attempt.provider, attempt.then, attempt.count) == ("attempt", "x.test", "y.test", 1)
 
-    async def test_before_there_were_codes(self, autojump_clock) -> None:
-        """A refusal without a code is told by its status."""
-        one = board(gateway(targets=TWO))
-        one.observe(record(alias=None, status=400))
-        [trouble] = one.read().troubles
-        assert (trouble.alias, trouble.reason) == (None, "status_400")
-        assert [bucket.refused for bucket in one.read().others.values()] == [1]
-
 
 class TestReading:
     async def test_times(self, autojump_clock) -> None:
@@ -253,7 +247,7 @@ class TestReading:
         one = board(gate)
         one.observe(record(("x.test", "ok")))
         one.observe(record(("z.test", "ok"), alias="b"))
-        one.observe(record(alias=None, status=404))
+        one.observe(record(alias=None, status=404, code="model_not_found"))
         gate.snapshot = loaded(targets={"a": {"providers": [{"url": "http://y.test"}]}})
         status = one.read()
         assert [(pool.alias, len(pool.exchanges)) for pool in status.pools] == [("a", 1)]
