@@ -1,6 +1,9 @@
 """Redis and Valkey as a store: their scripts decide as the core's own store does."""
 
+import gc
+import itertools
 import json
+import warnings
 
 import hypothesis.strategies as st
 import pytest
@@ -108,3 +111,19 @@ def test_scripts_decide_as_the_core_does(server, batches):
     """Whatever is asked in which order: the scripts give what the core gives."""
     server.ask("FLUSHALL")
     trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
+
+
+PREFIXES = itertools.count()
+OPENED = [Beat("a", 10**7, 0, 0, "")]
+
+
+@given(st.lists(st.lists(st.one_of(takes(), HOLDS), min_size=1, max_size=6), min_size=1, max_size=4))
+@settings(max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_a_cluster_decides_as_the_core_does(cluster, batches):
+    """The same where limits are spread over three servers, each limit on one of them."""
+    url = f"redis://127.0.0.1:{cluster[0].port},127.0.0.1:{cluster[1].port}"
+    store = RedisStore(config(url, cluster=True, prefix=f"test-{next(PREFIXES)}"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ResourceWarning)  # coredis leaves streams of a cluster's connections open
+        trio.run(held_to_the_core, store, [OPENED, *batches])
+        gc.collect()
