@@ -443,6 +443,28 @@ def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
                     unit="s",
                 ),
                 Panel(
+                    "Workers",
+                    "Does each instance run with as many workers as it should, and which one does not come back?",
+                    (
+                        Query(f"sum by (instance, state) ({metric('workers', TARGETS)})", "{{instance}} {{state}}"),
+                        Query(
+                            f"{metric('worker_ready', TARGETS)} == 0",
+                            "{{instance}} worker {{worker}} is not ready",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Ends of workers",
+                    "Do workers crash?",
+                    (
+                        Query(
+                            "sum by (instance, reason)"
+                            f" (increase({metric('worker_exits_total', TARGETS)}[$__rate_interval]))",
+                            "{{instance}} {{reason}}",
+                        ),
+                    ),
+                ),
+                Panel(
                     "Age of the config",
                     "Since when does this config hold?",
                     (Query(f"max by (instance) ({metric('config_age_seconds', TARGETS)})", "{{instance}}"),),

@@ -1,6 +1,6 @@
 """What operators ask on the metrics port."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from onwards_core import Request, Respond
 from onwards_trio._access import Access
@@ -11,16 +11,16 @@ from onwards_trio._status_routes import StatusRoutes
 
 
 def admin(
-    collect: Callable[[], Families],
+    collect: Callable[[], Awaitable[Families]],
     prefix: str,
-    ready: Callable[[], bool],
+    unready: Callable[[], str],
     access: Access,
     status: StatusRoutes,
     remark: Callable[[], str] = lambda: "",
 ) -> Handler:
     """The handler of a `Server` for operators.
 
-    collect: gives all metrics. prefix: of their names. ready: whether the gateway takes requests.
+    collect: gives all metrics. prefix: of their names. unready: why the gateway wants no requests; empty: it does.
     access: who may ask for more than health and readiness. remark: what else there is to say about readiness.
     """
     pages = {b"/": status.page, b"/status.json": status.json, b"/status/events": status.events}
@@ -32,13 +32,13 @@ def admin(
         elif path == b"/healthz":
             await reply.respond(_text(200, b"ok"))
         elif path == b"/readyz":
-            text = f"ready{remark()}".encode()
-            await reply.respond(_text(200, text) if ready() else _text(503, b"draining"))
+            why = unready()
+            await reply.respond(_text(503, why.encode()) if why else _text(200, f"ready{remark()}".encode()))
         elif refusal := access.refusal(request):
             await reply.respond(refusal)
         elif path == b"/metrics":
             accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
-            content_type, body = expose(collect(), prefix, accept)
+            content_type, body = expose(await collect(), prefix, accept)
             await reply.respond(Respond(200, [(b"content-type", content_type.encode())], body))
         elif path in pages:
             await pages[path](request, reply)

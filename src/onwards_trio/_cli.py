@@ -20,6 +20,10 @@ _T = TypeVar("_T")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Raises `SystemExit` for wrong usage, as argparse does."""
     words = sys.argv[1:] if argv is None else list(argv)
+    if words[:1] == ["_worker"]:  # what `serve --workers` starts
+        from onwards_trio._worker import work
+
+        return work(int(words[1]))
     args = _parser(serving=words[:1] == ["serve"]).parse_args(words)
     run: Callable[[argparse.Namespace], int] = args.run
     try:
@@ -95,6 +99,7 @@ def _serve(args: argparse.Namespace) -> int:
         record=args.record,
         drain_delay=args.drain_delay,
         drain_seconds=args.drain_seconds,
+        workers=args.workers,
     )
     with logging_to(sys.stderr.fileno(), args.log_level):
         trio.run(serve, options)
@@ -382,6 +387,14 @@ def _serve_usage(
         default=30.0,
         metavar="SECONDS",
         help="how long requests under way may take at shutdown (%(default)g)",
+    )
+    _setting(
+        serve,
+        "--workers",
+        type=of.workers,
+        default=1,
+        metavar="N",
+        help="how many processes serve clients; auto: one per core (%(default)s)",
     )
     for name, convert in limits.items():
         flag = f"--server-{name.replace('_', '-')}"

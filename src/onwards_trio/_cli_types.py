@@ -1,6 +1,7 @@
 """What makes a value of an option's text, or says what was expected instead."""
 
 import argparse
+import os
 import re
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -86,6 +87,14 @@ def behaviour(text: str) -> tuple[str, object]:
     except (KeyError, ValueError) as error:
         expected = "latency, duration, fail, status or concurrency, each with a colon and a value"
         raise argparse.ArgumentTypeError(f"expected {expected}, got {values!r}") from error
+
+
+def workers(text: str) -> int:
+    if text == "auto":
+        return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if not text.isascii() or not text.isdigit() or not 0 < int(text) <= 1000:
+        raise argparse.ArgumentTypeError(f"expected auto or a number from 1 to 1000, got {text!r}")
+    return int(text)
 
 
 def count(text: str) -> int:

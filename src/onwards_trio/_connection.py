@@ -59,7 +59,9 @@ class Connection:
     codec: of its own.
     """
 
-    def __init__(self, stream: TcpStream, codec: ServerCodec, service: Service, *, draining: bool = False) -> None:
+    def __init__(
+        self, stream: TcpStream, codec: ServerCodec, service: Service, *, draining: bool = False, retiring: bool = False
+    ) -> None:
         self.reply: Reply | None = None
         """The one that is under way."""
         self.deadline = math.inf
@@ -69,6 +71,7 @@ class Connection:
         self._service = service
         self._limits = service.limits
         self._draining = draining
+        self._retiring = retiring
         self._served = 0
         self._held = 0  # bytes of the memory for bodies
         self._screened: Record | None = None  # of a request that was refused by its head
@@ -95,6 +98,10 @@ class Connection:
         self._draining = True
         if self._idle:
             self.cancel()
+
+    def retire(self) -> None:
+        """Take one more request at most, and tell the client with its answer to use another connection."""
+        self._retiring = True
 
     def cancel(self) -> None:
         """End, whatever is under way."""
@@ -218,7 +225,7 @@ class Connection:
 
     def _is_last(self) -> bool:
         most = self._limits.requests_per_connection
-        return self._draining or (most is not None and self._served >= most)
+        return self._draining or self._retiring or (most is not None and self._served >= most)
 
     async def _answer(self, request: Request, reply: Reply) -> None:
         self.deadline = math.inf  # How long an answer may take is not the client's matter.

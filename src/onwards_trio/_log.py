@@ -23,10 +23,10 @@ _log = logging.getLogger("onwards.exchange")
 
 
 @contextmanager
-def logging_to(descriptor: int, level: str) -> Iterator[None]:
-    """Write log lines to a file descriptor, in the background."""
+def logging_to(descriptor: int, level: str, who: str = "") -> Iterator[None]:
+    """Write log lines to a file descriptor, in the background. who: tells the process from others that do."""
     handler = _Queued(Queue(QUEUE_LIMIT))
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s"))
     writer = threading.Thread(target=handler.write, args=(descriptor,), name="log", daemon=True)
     # It has a warning for each malformed form, so clients could fill the log.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)

@@ -267,6 +267,20 @@ DEFINITIONS: Final = (
         "Are the logs complete?",
         "log",
     ),
+    # Workers; only where there are several
+    _gauge(
+        "workers",
+        "Worker processes: wanted, ready, or leaving because they were replaced.",
+        "Does the gateway run with as many workers as it should?",
+        "state",
+    ),
+    _gauge("worker_ready", "1 if the worker takes requests.", "Which worker does not come back?", "worker"),
+    _counter(
+        "worker_exits_total",
+        "Workers that have ended: crashed, or replaced because that was wanted.",
+        "Do workers crash?",
+        "reason",
+    ),
     _gauge(
         "build_info",
         "1, with the versions of onwards and Python.",

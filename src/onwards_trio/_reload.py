@@ -1,7 +1,7 @@
 """Keeps a gateway under the config that its file holds."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -35,12 +35,19 @@ class Reload:
 class Reloader:
     """Run `watch` in a task, and call `reload` whenever a reload is wanted at once.
 
-    server: as for `load_snapshot`.
+    server: as for `load_snapshot`. reloaded: called when another config is in force.
 
     To be made before the gateway's first snapshot is loaded, so that no change falls between.
     """
 
-    def __init__(self, path: Path, hash_key: bytes, server: Mapping[str, Any] = MappingProxyType({})) -> None:
+    def __init__(
+        self,
+        path: Path,
+        hash_key: bytes,
+        server: Mapping[str, Any] = MappingProxyType({}),
+        reloaded: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._reloaded = reloaded
         self.last: Reload | None = None
         self.loaded = time()
         """When the config in force was loaded, in seconds of Unix time."""
@@ -81,6 +88,7 @@ class Reloader:
                 gateway.snapshot = snapshot
                 gateway.prune(trio.current_time())
                 _log.info("config reloaded, targets: %d", len(snapshot.pools))
+                self._reloaded()
 
     def _note(self, *problems: str) -> Reload:
         self.counts["failed" if problems else "ok"] += 1

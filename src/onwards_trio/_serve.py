@@ -6,7 +6,7 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from contextlib import AsyncExitStack
 from pathlib import Path
 from random import Random
@@ -16,14 +16,14 @@ from typing import Any, Final
 import attrs
 import trio
 
-from onwards_core import Gateway, Record, Snapshot
+from onwards_core import Gateway, Record, ServerConfig, Snapshot
 from onwards_core._values import Secret
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
-from onwards_trio._connection import Handler
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
+from onwards_trio._metric_data import Families
 from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests, sharing
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
@@ -40,6 +40,7 @@ from onwards_trio._tcp import TcpListener
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
 from onwards_trio._wire._choose import codecs
+from onwards_trio._worker import Worker
 
 _LAG_INTERVAL: Final = 0.25  # seconds
 _OTHER_FILES: Final = 64
@@ -84,25 +85,36 @@ class Options:
     """How long to go on as before when the process has been told to stop, except that it says that it is not ready."""
     drain_seconds: float = 30.0
     """How long requests under way may take to finish after that."""
+    workers: int = 1
+    """How many processes serve clients. With more than one, this process only looks after them."""
 
 
-async def serve(options: Options) -> None:  # noqa: PLR0915  # It is a list of what there is.
+async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa: C901, PLR0912, PLR0915  # It is a list of what there is.
     """Run the gateway until SIGTERM or SIGINT, then drain it. To be called in the main thread.
+
+    worker: who this is, if it is one of several.
 
     Raises `ConfigError` for a config with mistakes, `OSError` for a file that can't be read or an address that can't
     be listened on.
     """
+    if options.workers > 1 and worker is None:
+        from onwards_trio._workers import supervise  # noqa: PLC0415  # It imports this module.
+
+        await supervise(options)
+        return
     http = codecs(options.http_codec)
-    hash_key = os.urandom(32)
+    hash_key = worker.hash_key if worker else os.urandom(32)
     reloader = Reloader(options.config, hash_key, options.server)
     gateway, store = _gateway(load_snapshot(options.config, hash_key, options.server))
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     _collect_less_garbage()
     async with AsyncExitStack() as opened:
-        listeners = await _listen(opened, options.host, options.port)
-        admin_listeners = await _listen(opened, options.metrics_host, options.metrics_port) if options.metrics else []
-        signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        listeners = worker.listeners if worker else await listen(opened, options.host, options.port)
+        serves_operators = options.metrics and worker is None
+        admin_listeners = await listen(opened, options.metrics_host, options.metrics_port) if serves_operators else []
+        if not worker:
+            signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         transport = await opened.enter_async_context(Transports(direct := DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
@@ -117,25 +129,36 @@ async def serve(options: Options) -> None:  # noqa: PLR0915  # It is a list of w
             forward(gateway, transport, incidents),
             screen=screening(gateway),
             observe=observe,
-            limits=lambda: gateway.snapshot.server,
+            limits=lambda: _share(gateway.snapshot.server, options.workers),
             room=_room_for_connections(),
             drain_seconds=options.drain_seconds,
             http=http,
             tls=(lambda: tls.context) if tls else None,
+            left=worker.place.disconnected if worker else lambda: None,
         )
-        metrics = Metrics(
+        sources = [
             requests(server.under_way, lambda: gateway.snapshot.pools),
             limits_and_circuits(gateway),
             connections(direct),
-            program(reloader),
             *([sharing(store)] if store else []),
-        )
+            *([] if worker else [program(reloader)]),  # The parent tells that for all.
+        ]
+        metrics = Metrics(*sources)
         board = Board(gateway, reloader, server.under_way, lambda: server.draining)
+
+        async def collect() -> Families:
+            return metrics.collect()
+
+        async def read_status() -> Status:
+            return board.read()
+
+        def reload() -> None:
+            nursery.start_soon(reloader.reload, gateway)
 
         async def obey_signals() -> None:
             async for number in signals:
                 if number == signal.SIGHUP:
-                    nursery.start_soon(reloader.reload, gateway)
+                    reload()
                     if tls:
                         tls.reload()
                 elif server.draining:
@@ -144,25 +167,46 @@ async def serve(options: Options) -> None:  # noqa: PLR0915  # It is a list of w
                     _log.info("draining for at most %g seconds", options.drain_delay + options.drain_seconds)
                     server.drain(options.drain_delay)
 
-        nursery.start_soon(obey_signals)
         nursery.start_soon(Prober(gateway, transport).run)
-        if options.watch:
-            nursery.start_soon(reloader.watch, gateway)
-            if tls:
-                nursery.start_soon(tls.watch)
         if options.metrics:
-            operators = _operators(options, server, metrics, board, store)
-            nursery.start_soon(Server(operators, http=http).serve, admin_listeners)
             nursery.start_soon(_measure_lag, metrics.observe_lag)
-            _announce("metrics on", "http", admin_listeners)
-        if store is not None:
-            await _begin_sharing(store, nursery)
-        _announce("listening on", "https" if tls else "http", listeners)
         if incidents is not None:
             nursery.start_soon(incidents.run)
+        if worker:
+            if store is not None:
+                await _begin_sharing(store, nursery)
+            worker.obey(
+                collect=collect,
+                status=read_status,
+                reload=reload,
+                reload_tls=tls.reload if tls else None,
+                drain=server.drain,
+                retire=server.retire,
+            )
+        else:
+            nursery.start_soon(obey_signals)
+            if options.watch:
+                nursery.start_soon(reloader.watch, gateway)
+                if tls:
+                    nursery.start_soon(tls.watch)
+            if options.metrics:
+                operators = operators_server(
+                    options,
+                    collect,
+                    read_status,
+                    lambda: "draining" if server.draining else "",
+                    store.remark if store else lambda: "",
+                )
+                nursery.start_soon(operators.serve, admin_listeners)
+                announce("metrics on", "http", admin_listeners)
+            if store is not None:
+                await _begin_sharing(store, nursery)
+            announce("listening on", "https" if tls else "http", listeners)
         await server.serve(listeners)
         if incidents is not None:
             await incidents.aclose()
+        if worker:
+            await worker.finish(metrics.collect())
         nursery.cancel_scope.cancel()
 
 
@@ -195,19 +239,28 @@ def _collect_less_garbage() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def _operators(options: Options, server: Server, metrics: Metrics, board: Board, store: Keeper | None) -> Handler:
-    """Answers on the metrics port."""
+def operators_server(
+    options: Options,
+    collect: Callable[[], Awaitable[Families]],
+    read_status: Callable[[], Awaitable[Status]],
+    unready: Callable[[], str],
+    remark: Callable[[], str] = lambda: "",
+) -> Server:
+    """Answers on the metrics port. unready, remark: as for `admin`."""
+    access = Access(options.metrics_key, options.metrics_host)
+    status = StatusRoutes(read_status, lambda: unready() == "draining")
+    handle = admin(collect, options.metrics_prefix, unready, access, status, remark)
+    return Server(handle, http=codecs(options.http_codec))
 
-    async def read_status() -> Status:
-        return board.read()
 
-    return admin(
-        metrics.collect,
-        options.metrics_prefix,
-        lambda: not server.draining,
-        Access(options.metrics_key, options.metrics_host),
-        StatusRoutes(read_status, lambda: server.draining),
-        store.remark if store else lambda: "",
+def _share(limits: ServerConfig, workers: int) -> ServerConfig:
+    """A worker's part of what all connections together may take up. It holds one body in any case."""
+    if workers == 1:
+        return limits
+    return attrs.evolve(
+        limits,
+        connections=math.ceil(limits.connections / workers),
+        body_memory_bytes=max(math.ceil(limits.body_memory_bytes / workers), limits.body_bytes),
     )
 
 
@@ -223,12 +276,13 @@ def _room_for_connections() -> float:
     return room
 
 
-async def _listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:
+async def listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:
     """Open listeners that are closed in any case, also if what comes after them can't be opened."""
     return [await opened.enter_async_context(listener) for listener in await open_listeners(host, port)]
 
 
-def _announce(what: str, scheme: str, listeners: list[TcpListener]) -> None:
+def announce(what: str, scheme: str, listeners: list[TcpListener]) -> None:
+    """Log where they listen."""
     for listener in listeners:
         host, port = listener.socket.getsockname()[:2]
         _log.info("%s %s://%s:%d", what, scheme, f"[{host}]" if ":" in host else host, port)

@@ -89,6 +89,7 @@ class Server:
     drain_seconds: how long requests under way may take to finish.
     http: what reads and writes HTTP.
     tls: the context for the connections that come now; None: they are plain.
+    left: called whenever a connection that was accepted is over.
     """
 
     def __init__(
@@ -102,10 +103,13 @@ class Server:
         drain_seconds: float = 30.0,
         http: Codecs | None = None,
         tls: Callable[[], ssl.SSLContext] | None = None,
+        left: Callable[[], None] = lambda: None,
     ) -> None:
         self.draining = False
         """Whether it was told to: it wants no more requests, but may still take them."""
         self._takes_no_more = False
+        self._linger = 0.0
+        self._left = left
         self._limits = limits
         self._room = room
         self._drain_seconds = drain_seconds
@@ -130,8 +134,11 @@ class Server:
                 with self._accepting, _calm_log():
                     # When the process is out of file descriptors, this waits a moment and tries again.
                     await trio.serve_listeners(self._serve_connection, listeners, handler_nursery=connections)
-                self._drain_connections()
-                connections.cancel_scope.deadline = trio.current_time() + self._drain_seconds
+                if self._linger:
+                    watch.start_soon(self._drain_later)
+                else:
+                    self._drain_connections()
+                connections.cancel_scope.deadline = trio.current_time() + self._linger + self._drain_seconds
             watch.cancel_scope.cancel()
 
     def drain(self, delay: float = 0.0) -> None:
@@ -142,12 +149,31 @@ class Server:
         if not delay:
             self._drain_connections()
 
+    def retire(self, linger: float) -> None:
+        """Stop listening, since another process goes on: answer one more request on each connection, so that no client
+        finds one closed that it was about to use; after so many seconds, drain the rest."""
+        self.draining = True
+        self._linger = linger
+        self._accepting.cancel()
+        for connection in self._connections:
+            connection.retire()
+
+    async def _drain_later(self) -> None:
+        await trio.sleep(self._linger)
+        self._drain_connections()
+
     def _drain_connections(self) -> None:
         self._takes_no_more = True
         for connection in self._connections:
             connection.drain()
 
     async def _serve_connection(self, stream: TcpStream) -> None:
+        try:
+            await self._admit(stream)
+        finally:
+            self._left()
+
+    async def _admit(self, stream: TcpStream) -> None:
         limits = self._limits()
         client = _address(stream)
         most = limits.connections_per_address
@@ -177,6 +203,7 @@ class Server:
             self._http.server(limits.head_bytes, limits.head_fields),
             attrs.evolve(self._service, limits=limits),
             draining=self._takes_no_more,
+            retiring=bool(self._linger),
         )
         self._connections.add(connection)
         try:

@@ -2,6 +2,7 @@
 
 import logging
 import ssl
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -28,12 +29,13 @@ class ServerTls:
         self.context = self._load()
         """For the connections that come now."""
 
-    async def watch(self) -> None:
-        """Take what the files hold into use whenever they changed. Never returns."""
+    async def watch(self, reloaded: Callable[[], None] = lambda: None) -> None:
+        """Take what the files hold into use whenever they changed, and tell. Never returns."""
         while True:
             await trio.sleep(INTERVAL)
             if await trio.to_thread.run_sync(self._changed, abandon_on_cancel=True):
                 self.reload()
+                reloaded()
 
     def reload(self) -> None:
         """Take what the files hold into use. If it is no good, log that; what was before stays in use."""

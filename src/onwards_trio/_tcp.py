@@ -247,10 +247,14 @@ class TcpListener(trio.abc.Listener[TcpStream]):
                 connected, _ = self.socket.accept()
                 return TcpStream(connected)
             except BlockingIOError:
-                await _wait(trio.lowlevel.wait_readable, self.socket)
+                await self.somebody_waits()
             except OSError as error:
                 if error.errno not in _CONNECTION_FAILED:
                     raise (_mapped(error) if self.socket.fileno() == -1 else error) from error
+
+    async def somebody_waits(self) -> None:
+        """Returns when there seems to be a connection to accept."""
+        await _wait(trio.lowlevel.wait_readable, self.socket)
 
     async def aclose(self) -> None:
         if self.socket.fileno() != -1:

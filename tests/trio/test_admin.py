@@ -10,6 +10,7 @@ from onwards_core import Record
 from onwards_core._values import Secret
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
+from onwards_trio._metric_data import Families
 from onwards_trio._metrics import Metrics
 from onwards_trio._server import Server
 from onwards_trio._status_data import Status
@@ -28,7 +29,14 @@ async def operator(*, ready: bool = True, access: Access | None = None) -> Async
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
     ours, theirs = tcp_pair()
     access = access or Access(None, "127.0.0.1")
-    server = Server(admin(metrics.collect, "own", lambda: ready, access, StatusRoutes(no_status, lambda: False)))
+
+    async def collect() -> Families:
+        return metrics.collect()
+
+    def unready() -> str:
+        return "" if ready else "draining"
+
+    server = Server(admin(collect, "own", unready, access, StatusRoutes(no_status, lambda: False)))
     async with trio.open_nursery() as nursery, theirs:
         nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)

@@ -74,6 +74,14 @@ def settings(*arguments):
 
 
 class TestUsage:
+    def test_workers(self):
+        """A number, or one for each core that there is; nothing else."""
+        assert settings("-f", "x", "--workers", "3")["workers"] == 3
+        assert settings("-f", "x", "--workers", "auto")["workers"] >= 1
+        for wrong in ("0", "x", "-1", "1001"):
+            with pytest.raises(SystemExit):
+                settings("-f", "x", "--workers", wrong)
+
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -147,6 +155,7 @@ class TestUsage:
             "http_codec": None,
             "drain_delay": 0.0,
             "drain_seconds": 30.0,
+            "workers": 1,
             "log_level": "INFO",
         }
 

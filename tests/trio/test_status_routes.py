@@ -21,6 +21,7 @@ import trio.testing
 from onwards_trio import _status_routes, _status_view
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
+from onwards_trio._metric_data import Series
 from onwards_trio._server import Server
 from onwards_trio._status_data import (
     Bucket,
@@ -54,6 +55,10 @@ def status(number: int = 0) -> Status:
     )
 
 
+async def no_metrics() -> dict[str, list[Series]]:
+    return {}
+
+
 class Gateway:
     """Its status is another one each time."""
 
@@ -69,7 +74,7 @@ class Gateway:
     @asynccontextmanager
     async def viewers(self, count: int = 1) -> AsyncIterator[list[Client]]:
         pairs = [tcp_pair() for _ in range(count)]
-        handle = admin(dict, "own", lambda: True, Access(None, "127.0.0.1"), self.routes)
+        handle = admin(no_metrics, "own", lambda: "", Access(None, "127.0.0.1"), self.routes)
         server = Server(handle)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(server.serve, [Accepting(*(ours for ours, _ in pairs))])
