@@ -30,6 +30,11 @@ _PRIVATE_PREFIXES = (b"proxy-", b"sec-fetch-", b"sec-ch-ua", b"if-", b"x-forward
 
 _TRACE_CONTEXT = frozenset((b"traceparent", b"tracestate"))  # https://www.w3.org/TR/trace-context/
 
+_REQUEST_ID = b"x-request-id"
+# What can break out of no header, log line or JSON string.
+_HARMLESS = re.compile(rb"[A-Za-z0-9_.:/+=@~-]{1,128}")
+
+_NOT_FOR_CLIENTS = _HOP_BY_HOP | {_REQUEST_ID}
 _DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
 
 _WITH_BODY = frozenset(("POST", "PUT", "PATCH"))
@@ -82,9 +87,24 @@ def _passes(name: bytes) -> bool:
     return name not in _DROPPED and not name.startswith(_PRIVATE_PREFIXES)
 
 
-def upstream_headers(request: Request, provider: Provider, body: bytes, *, identity_encoding: bool) -> Headers:
-    """The provider's request headers, complete. `identity_encoding`: ask for an answer that is not compressed."""
+def request_id(headers: Headers) -> str | None:
+    """What the sender calls its request or answer (`x-request-id`), if that may go into headers and logs as it is."""
+    for name, value in headers:
+        if name == _REQUEST_ID:
+            return value.decode("ascii") if _HARMLESS.fullmatch(value) else None
+    return None
+
+
+def upstream_headers(
+    request: Request, provider: Provider, body: bytes, *, identity_encoding: bool, request_id: str = ""
+) -> Headers:
+    """The provider's request headers, complete.
+
+    `identity_encoding`: ask for an answer that is not compressed. `request_id`: instead of the client's own, if any.
+    """
     withheld = {provider.auth_header} | _named_by_connection(request.headers)
+    if request_id:
+        withheld.add(_REQUEST_ID)
     if not provider.propagate_trace_context:
         withheld |= _TRACE_CONTEXT
     headers = [(b"host", provider.authority)]
@@ -95,6 +115,8 @@ def upstream_headers(request: Request, provider: Provider, body: bytes, *, ident
     if provider.credential is not None:
         headers.append((provider.auth_header, provider.credential))
     headers.append((b"x-forwarded-proto", request.scheme.encode("ascii")))
+    if request_id:
+        headers.append((_REQUEST_ID, request_id.encode("ascii")))
     if body or request.method in _WITH_BODY:
         headers.append((b"content-length", b"%d" % len(body)))
     return headers
@@ -103,14 +125,15 @@ def upstream_headers(request: Request, provider: Provider, body: bytes, *, ident
 def client_headers(
     headers: Headers, provider: Provider, *, drop: frozenset[bytes] = frozenset(), content_type: bytes | None = None
 ) -> Headers:
-    """A provider's response headers for the client: less hop-by-hop ones and `drop`, plus what the config sets.
+    """A provider's response headers for the client: less hop-by-hop ones, its request id and `drop`, plus what the
+    config sets.
 
     `content_type`: that of a body which is not the provider's own.
     """
     added = provider.response_headers
     if content_type is not None:
         added = {b"content-type": content_type, **added}
-    withheld = _HOP_BY_HOP | drop | added.keys() | _named_by_connection(headers)
+    withheld = _NOT_FOR_CLIENTS | drop | added.keys() | _named_by_connection(headers)
     return [field for field in headers if field[0] not in withheld] + list(added.items())
 
 

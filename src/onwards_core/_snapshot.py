@@ -266,7 +266,11 @@ def _provider(
         model=config.onwards_model,
         limit=_limit(identity, config.rate_limit, config.concurrency_limit),
         sanitize=pool.sanitize_response or config.sanitize_response,
-        response_headers={name.lower().encode("ascii"): value.encode("latin-1") for name, value in headers.items()},
+        response_headers={
+            name.lower().encode("ascii"): value.encode("latin-1")
+            for name, value in headers.items()
+            if name.lower() != "x-request-id"  # Each answer has one of its own.
+        },
         http2=config.http2,
         proxy=config.proxy.reveal() if config.proxy else None,
         tls=config.tls or pool.tls,

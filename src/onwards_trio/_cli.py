@@ -97,6 +97,7 @@ def _serve(args: argparse.Namespace) -> int:
         tls_client_ca=args.tls_client_ca,
         server={name: value for name in of.server_limits() if (value := getattr(args, f"server_{name}")) is not None},
         record=args.record,
+        access_log=args.access_log,
         drain_delay=args.drain_delay,
         drain_seconds=args.drain_seconds,
         workers=args.workers,
@@ -399,6 +400,9 @@ def _serve_usage(
     for name, convert in limits.items():
         flag = f"--server-{name.replace('_', '-')}"
         _setting(serve, flag, type=convert, metavar="NUMBER", help=f"instead of the config's server.{name}")
+    _setting(
+        serve, "--access-log", type=Path, metavar="FILE", help="log each exchange there, - for standard output (off)"
+    )
     _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
     _setting(
         serve,

@@ -10,6 +10,7 @@ to its end has none.
 """
 
 import math
+import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -19,6 +20,7 @@ import attrs
 import trio
 
 from onwards_core import Record, Request, Respond, ServerConfig, error, overloaded
+from onwards_core._request import request_id
 from onwards_trio._fault import log_fault
 from onwards_trio._reply import ClientGone, Reply
 from onwards_trio._tcp import TcpStream
@@ -31,6 +33,11 @@ Screen: TypeAlias = Callable[[Request, Record], Respond | None]
 """The answer to a request whose body need not be read; it gets all of it but the body, and fills the record."""
 Handler: TypeAlias = Callable[[Request, Reply], Awaitable[None]]
 """Answers one request. It is cancelled when the client leaves, and lets `ClientGone` pass."""
+
+
+def new_request_id() -> str:
+    """One that nobody has had. It need not be hard to guess, so this can be quick."""
+    return f"{random.getrandbits(128):032x}"
 
 
 class Memory:
@@ -122,6 +129,7 @@ class Connection:
                     body = await self._read_body(head)
                     request = self._request(head, body if isinstance(body, bytes) else b"")
                     record = self._screened or Record.of(request, trio.current_time())
+                    record.request_id = request_id(request.headers) or new_request_id()
                     reply = self._new_reply(record, http_1_0=head.http_1_0)
                     if not isinstance(body, bytes):
                         await self._refuse(reply, body)
@@ -129,7 +137,8 @@ class Connection:
                     await self._answer(request, reply)
                     return reply.complete and self._codec.keep_alive
                 case Malformed():
-                    await self._refuse(self._new_reply(Record("", b"", trio.current_time())), head)
+                    record = Record("", b"", trio.current_time(), request_id=new_request_id())
+                    await self._refuse(self._new_reply(record), head)
                     return False
                 case bytes() | Signal():  # In place of a head this can only be `CLOSED`.
                     return False

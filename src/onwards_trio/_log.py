@@ -47,16 +47,18 @@ class _Queued(logging.Handler):
     def __init__(self, queue: "Queue[str | None]") -> None:
         super().__init__()
         self.queue = queue
-        self._dropped = 0
+        self.dropped = 0
+        """Lines in all that were lost."""
+        self._told = 0
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            if self._dropped:
-                self.queue.put_nowait(f"{self._dropped} log lines were dropped")
-                self._dropped = 0
+            if self.dropped > self._told:
+                self.queue.put_nowait(f"{self.dropped - self._told} log lines were dropped")
+                self._told = self.dropped
             self.queue.put_nowait(self.format(record))
         except Full:
-            self._dropped += 1
+            self.dropped += 1
 
     def write(self, descriptor: int) -> None:
         """Write all lines until the end is announced. Past Python's own files, which a stuck thread would lock."""
@@ -65,6 +67,11 @@ class _Queued(logging.Handler):
             with suppress(OSError):  # A full disk loses lines, and nothing else.
                 while data:
                     data = data[os.write(descriptor, data) :]
+
+
+def lines_dropped() -> int:
+    """How many lines of the log were lost."""
+    return sum(handler.dropped for handler in logging.getLogger().handlers if isinstance(handler, _Queued))
 
 
 def log_record(record: Record) -> None:

@@ -11,6 +11,8 @@ import trio
 from onwards_core import Gateway, Record
 from onwards_core._health import CircuitState
 from onwards_core._ledger import Limit
+from onwards_trio._access_log import AccessLog
+from onwards_trio._log import lines_dropped
 from onwards_trio._metrics import Sample, Source, http_labels
 from onwards_trio._reload import Reloader
 from onwards_trio._store import Keeper
@@ -70,6 +72,17 @@ def program(reloader: Reloader) -> Source:
         yield "config_last_reload_ok", (), float(reloader.last is None or not reloader.last.problems)
         for outcome, count in reloader.counts.items():
             yield "config_reloads_total", (outcome,), count
+
+    return read
+
+
+def logs(access_log: AccessLog | None) -> Source:
+    """What they have lost."""
+
+    def read() -> Iterator[Sample]:
+        yield "log_lines_dropped_total", ("program",), lines_dropped()
+        if access_log is not None:
+            yield "log_lines_dropped_total", ("access",), access_log.dropped
 
     return read
 

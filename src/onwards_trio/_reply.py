@@ -51,14 +51,15 @@ class Reply:
         return self.record.outcome == "ok"
 
     async def respond(self, answer: Respond) -> None:
-        data = self._codec.respond(answer.status, answer.headers, answer.body, close=self._last())
+        headers = [*answer.headers, self._request_id()]
+        data = self._codec.respond(answer.status, headers, answer.body, close=self._last())
         self._begin(answer.status)
         await self._write(data, 0 if self.record.method == "HEAD" else len(answer.body))
         self.record.outcome = "ok"
 
     def start(self, status: int, headers: Headers) -> None:
         """Set the head, which goes out with the first piece. `send` an empty one if that may take time."""
-        self._head = self._codec.start(status, headers, close=self._last())
+        self._head = self._codec.start(status, [*headers, self._request_id()], close=self._last())
         self._begin(status)
         self._is_stream = any(
             name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
@@ -88,6 +89,9 @@ class Reply:
         if self.record.outcome is None:
             self.record.outcome = "client_gone" if self.client_gone else "broken"
         return now
+
+    def _request_id(self) -> tuple[bytes, bytes]:
+        return b"x-request-id", self.record.request_id.encode("ascii")
 
     def _begin(self, status: int) -> None:
         self.begun = True

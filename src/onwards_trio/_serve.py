@@ -19,12 +19,13 @@ import trio
 from onwards_core import Gateway, Record, ServerConfig, Snapshot
 from onwards_core._values import Secret
 from onwards_trio._access import Access
+from onwards_trio._access_log import AccessLog
 from onwards_trio._admin import admin
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metric_data import Families
-from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests, sharing
+from onwards_trio._metric_sources import connections, limits_and_circuits, logs, program, requests, sharing
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
@@ -81,6 +82,8 @@ class Options:
     """Fields of the config's `server` that have other values than it says."""
     record: Path | None = None
     """The folder where exchanges that ended badly are kept. None: they are not."""
+    access_log: Path | None = None
+    """The file that gets a line for each exchange; `-`: standard output. None: there is none."""
     drain_delay: float = 0.0
     """How long to go on as before when the process has been told to stop, except that it says that it is not ready."""
     drain_seconds: float = 30.0
@@ -115,6 +118,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
         admin_listeners = await listen(opened, options.metrics_host, options.metrics_port) if serves_operators else []
         if not worker:
             signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
+        access_log = opened.enter_context(AccessLog(options.access_log)) if options.access_log else None
         transport = await opened.enter_async_context(Transports(direct := DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
@@ -122,6 +126,8 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
             metrics.observe(record)
             if options.metrics:
                 board.observe(record)
+            if access_log is not None:
+                access_log.observe(record)
             log_record(record)
 
         incidents = Incidents(options.record) if options.record else None
@@ -140,6 +146,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
             requests(server.under_way, lambda: gateway.snapshot.pools),
             limits_and_circuits(gateway),
             connections(direct),
+            logs(access_log),
             *([sharing(store)] if store else []),
             *([] if worker else [program(reloader)]),  # The parent tells that for all.
         ]
@@ -154,6 +161,8 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
 
         def reload() -> None:
             nursery.start_soon(reloader.reload, gateway)
+            if access_log is not None:
+                access_log.reopen()
 
         async def obey_signals() -> None:
             async for number in signals:

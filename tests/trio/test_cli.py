@@ -151,6 +151,7 @@ class TestUsage:
             "tls_key": None,
             "tls_client_ca": None,
             **dict.fromkeys(f"server_{field.name}" for field in attrs.fields(ServerConfig)),
+            "access_log": None,
             "record": None,
             "http_codec": None,
             "drain_delay": 0.0,
