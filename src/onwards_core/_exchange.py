@@ -54,10 +54,19 @@ from onwards_core._actions import (
     Wait,
 )
 from onwards_core._admission import Admission, refused
+from onwards_core._answer import (
+    JSON,
+    content_encoding,
+    instead_of_answer,
+    media_type,
+    own_headers,
+    passed_headers,
+    stream_headers,
+)
 from onwards_core._attempts import Attempts, Upkeep
 from onwards_core._decoding import MAX_DECODED, CannotDecode, decoded, decoder
 from onwards_core._embedded import embedded_error
-from onwards_core._errors import error, error_event, overloaded, upstream_error
+from onwards_core._errors import error, error_event, upstream_error
 from onwards_core._events import (
     Acquired,
     BodyCollected,
@@ -74,34 +83,15 @@ from onwards_core._events import (
 from onwards_core._ledger import Claim, Permit, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
-from onwards_core._request import client_headers, request_id, upstream_headers, upstream_target
+from onwards_core._request import request_id, upstream_headers, upstream_target
 from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider
 from onwards_core._strategies import affinity_key
-from onwards_core._treatment import GenericErrors, Sanitized, Strict, Treatment, Untouched
+from onwards_core._treatment import UNTOUCHED, Sanitized, Strict, Treatment, treatment
 from onwards_core._usage import HideUsage, UsageReader, tells_usage_if_asked
 
-# What describes a body that the client does not get as the provider sent it.
-_ABOUT_BODY: Final = frozenset(
-    (
-        b"content-length",
-        b"content-encoding",
-        b"content-range",
-        b"accept-ranges",
-        b"etag",
-        b"content-md5",
-        b"content-digest",
-        b"repr-digest",
-        b"digest",
-    )
-)
-_LENGTH: Final = frozenset((b"content-length",))
-_JSON: Final[Headers] = [(b"content-type", b"application/json")]
 _KEPT_ALIVE: Final[Headers] = [(b"content-type", b"text/event-stream"), (b"cache-control", b"no-cache")]
 _COMMENT: Final = b": keep-alive\n\n"
-
-_UNTOUCHED: Final = Untouched()
-_GENERIC_ERRORS: Final = GenericErrors()
 
 
 class _State(enum.Enum):
@@ -295,7 +285,7 @@ class Exchange:
                 self._state = _State.SENDING
                 self._provider = following
                 self._attempt = self.record.attempts[-1]
-                self._treatment = self._treatment_of(following)
+                self._treatment = self._treat(following)
                 self._content_by = now + (following.first_content_timeout or math.inf)
                 return self._send(following)
             case _:
@@ -309,20 +299,15 @@ class Exchange:
         return self._refuse(min(self._attempts.refusals, key=lambda refusal: refusal.retry_after))
 
     def _give_up(self, now: float) -> Action:
-        return self._end(_outcome(self._last))
+        return self._end(instead_of_answer(self._last))
 
-    def _treatment_of(self, provider: Provider) -> Treatment:
+    def _treat(self, provider: Provider) -> Treatment:
         admission = self._admission
         assert isinstance(admission, Admission)  # as wherever there are attempts
         if admission.endpoint is None and not provider.sanitize:
-            return _UNTOUCHED
+            return UNTOUCHED
         created = int(self._request.received)
-        if admission.endpoint is not None:
-            default_id = f"gen-{self._upkeep.random.getrandbits(96):024x}"
-            return Strict(admission.endpoint, provider.trusted, admission.model, default_id, created)
-        if not self.record.path.endswith(b"/chat/completions"):
-            return _GENERIC_ERRORS
-        return Sanitized(admission.model, f"chatcmpl-{self._upkeep.random.getrandbits(96):024x}", created)
+        return treatment(admission, provider, self.record.path, created, self._upkeep.random)
 
     def _is_strict(self) -> bool:
         return isinstance(self._admission, Admission) and self._admission.endpoint is not None
@@ -355,12 +340,12 @@ class Exchange:
                 return action
         if self._passed_on:
             return self._end(BreakOff(self._transform.abort() if self._transform else b""))
-        return self._end(_outcome(reason))
+        return self._end(instead_of_answer(reason))
 
     def _responded(self, response: UpstreamResponded, now: float) -> Action:
         status = response.status
         self._response = response
-        self._is_stream = _media_type(response.headers) == b"text/event-stream"
+        self._is_stream = media_type(response.headers) == b"text/event-stream"
         self._attempt.ended = now
         self._attempt.outcome = "ok" if status < 400 else f"status_{status}"
         self._attempt.response_id = request_id(response.headers)
@@ -398,7 +383,7 @@ class Exchange:
         return self._end(self._through())
 
     def _accept_stream(self, now: float) -> Action:
-        encoding = _content_encoding(self._response.headers)
+        encoding = content_encoding(self._response.headers)
         try:
             transform = self._treatment.events(decoder(encoding))
             self._preamble = Preamble(decoder(encoding))
@@ -482,13 +467,13 @@ class Exchange:
     def _collected(self, body: bytes, now: float) -> Action:
         response = self._response
         try:
-            text = decoded(body, _content_encoding(response.headers))
+            text = decoded(body, content_encoding(response.headers))
         except CannotDecode:
             text = None
         if response.status >= 300:  # for a client that has the head of a stream
             if text is None or embedded_error(text) is None:
                 text = upstream_error(response.status)
-            return self._end(Respond(response.status, _JSON, text))
+            return self._end(Respond(response.status, [(b"content-type", JSON)], text))
         if text is None:
             return self._no_answer(502, "protocol", error("bad_gateway"), now)
         if not text.strip():
@@ -524,11 +509,10 @@ class Exchange:
 
     def _through(self) -> StreamThrough:
         """The response as it is."""
+        encoding = content_encoding(self._response.headers)
         # An event stream may get a closing error event, unless it is compressed. So it can't promise a length.
-        encoding = _content_encoding(self._response.headers)
-        ours = self._is_stream and encoding is None
-        headers = client_headers(self._response.headers, self._provider, drop=_LENGTH if ours else frozenset())
-        transform: Transform | None = PassEvents() if ours else None
+        transform: Transform | None = PassEvents() if self._is_stream and encoding is None else None
+        headers = passed_headers(self._response, self._provider, transform)
         if not self._is_stream and 200 <= self._response.status < 300:
             transform = self._usage.watch(None, encoding)
         return StreamThrough(self._response.status, headers, transform)
@@ -537,39 +521,8 @@ class Exchange:
         return StreamThrough(self._response.status, self._stream_headers(), self._transform, data)
 
     def _stream_headers(self) -> Headers:
-        headers = self._response.headers
-        if self._treatment.looks_inside:
-            return self._own_headers(b"text/event-stream")
-        return client_headers(headers, self._provider, drop=_LENGTH if self._transform else frozenset())
+        return stream_headers(self._response, self._provider, self._treatment, self._transform)
 
     def _own_body(self, status: int, body: bytes) -> Respond:
         """The response with a JSON body of ours in the place of its own."""
-        return Respond(status, self._own_headers(b"application/json"), body)
-
-    def _own_headers(self, content_type: bytes) -> Headers:
-        headers = self._response.headers
-        if self._treatment.keeps is not None:
-            headers = [field for field in headers if field[0] in self._treatment.keeps]
-        return client_headers(headers, self._provider, drop=_ABOUT_BODY, content_type=content_type)
-
-
-def _outcome(last: int | FailureReason) -> Respond:
-    """What came of the last attempt, a status or a failure, where its response can't be given."""
-    match last:
-        case int():
-            return Respond(last, _JSON, upstream_error(last))
-        case "connect_timeout" | "head_timeout" | "first_content_timeout" | "idle_timeout":
-            return error("gateway_timeout")
-        case "no_resources":
-            return overloaded()
-        case _:
-            return error("bad_gateway")
-
-
-def _media_type(headers: Headers) -> bytes:
-    return dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
-
-
-def _content_encoding(headers: Headers) -> bytes | None:
-    """All the encodings, also when they came in several fields."""
-    return b", ".join(value for name, value in headers if name == b"content-encoding") or None
+        return Respond(status, own_headers(self._response, self._provider, self._treatment, JSON), body)

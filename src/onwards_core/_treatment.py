@@ -1,13 +1,16 @@
 """What is done to a provider's answer: nothing, what `sanitize_response` says, or what strict mode wants."""
 
-from typing import ClassVar, TypeAlias
+from random import Random
+from typing import ClassVar, Final, TypeAlias
 
 import attrs
 
 from onwards_core._actions import Transform
+from onwards_core._admission import Admission
 from onwards_core._decoding import Decoder
 from onwards_core._errors import upstream_error
 from onwards_core._sanitize import PassEvents, SanitizeEvents, sanitize_completion
+from onwards_core._snapshot import Provider
 from onwards_core._strict import Endpoint, standard_error, standard_status
 
 
@@ -90,3 +93,16 @@ class Strict:
 
 Treatment: TypeAlias = Untouched | GenericErrors | Sanitized | Strict
 """What is done to the answers of one provider."""
+
+UNTOUCHED: Final = Untouched()
+_GENERIC_ERRORS: Final = GenericErrors()
+
+
+def treatment(admission: Admission, provider: Provider, path: bytes, created: int, random: Random) -> Treatment:
+    """What is to be done to this provider's answers, if anything is. random: for ids that are missing."""
+    if admission.endpoint is not None:
+        default_id = f"gen-{random.getrandbits(96):024x}"
+        return Strict(admission.endpoint, provider.trusted, admission.model, default_id, created)
+    if not path.endswith(b"/chat/completions"):
+        return _GENERIC_ERRORS
+    return Sanitized(admission.model, f"chatcmpl-{random.getrandbits(96):024x}", created)
