@@ -55,20 +55,34 @@ def draw(folder: Path) -> None:
 
 
 def imports(package: Path) -> Imports:
-    """Read from the source, without running it."""
-    found: Imports = {}
+    """Read from the source, without running it. Of two modules that import each other, what the one does later, in a
+    function, is left out."""
+    at_once: Imports = {}
+    later: Imports = {}
     for file in sorted(package.rglob("*.py")):
         module = file.relative_to(package).with_suffix("").parts[0]
         if not module.startswith("__"):
-            named = set(_named(ast.parse(file.read_text()), package.name))
-            found.setdefault(module, set()).update(named - {module})
-    return found
+            tree = ast.parse(file.read_text())
+            for found, nodes in ((at_once, tree.body), (later, list(ast.walk(tree)))):
+                found.setdefault(module, set()).update(set(_named(nodes, package.name)) - {module})
+    for module, others in later.items():
+        at_once[module] |= {other for other in others if module not in _reached(other, at_once)}
+    return at_once
 
 
-def _named(tree: ast.Module, package: str) -> Iterator[str]:
-    for node in ast.walk(tree):
+def _named(nodes: Iterable[ast.AST], package: str) -> Iterator[str]:
+    for node in nodes:
         if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith(f"{package}."):
             yield node.module.split(".")[1]
+
+
+def _reached(module: str, graph: Imports) -> set[str]:
+    found: set[str] = set()
+    left = [module]
+    while left:
+        found.add(it := left.pop())
+        left += graph[it] - found
+    return found
 
 
 def reduced(graph: Imports) -> Imports:
