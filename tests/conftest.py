@@ -12,4 +12,6 @@ settings.register_profile("gateway", deadline=None, suppress_health_check=[Healt
 settings.register_profile("gateway-ci", settings.get_profile("gateway"), derandomize=True)
 settings.load_profile("gateway-ci" if "CI" in os.environ else "gateway")
 
+os.environ["ONWARDS_LOG_FORMAT"] = "text"  # which their tests read
+
 signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -101,8 +101,9 @@ def _serve(args: argparse.Namespace) -> int:
         drain_delay=args.drain_delay,
         drain_seconds=args.drain_seconds,
         workers=args.workers,
+        log_format=args.log_format,
     )
-    with logging_to(sys.stderr.fileno(), args.log_level):
+    with logging_to(sys.stderr.fileno(), args.log_level, args.log_format):
         trio.run(serve, options)
     return 0
 
@@ -404,6 +405,14 @@ def _serve_usage(
         serve, "--access-log", type=Path, metavar="FILE", help="log each exchange there, - for standard output (off)"
     )
     _setting(serve, "--record", type=Path, metavar="DIR", help="keep exchanges that ended badly there (off)")
+    _setting(
+        serve,
+        "--log-format",
+        type=of.log_format,
+        default="auto",
+        metavar="FORMAT",
+        help="text, json, or auto: text on a terminal, else json (%(default)s)",
+    )
     _setting(
         serve,
         "--log-level",

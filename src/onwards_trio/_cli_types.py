@@ -21,6 +21,12 @@ def level(text: str) -> str:
     return text.upper()
 
 
+def log_format(text: str) -> str:
+    if text not in ("auto", "text", "json"):
+        raise argparse.ArgumentTypeError(f"expected auto, text or json, got {text!r}")
+    return text
+
+
 def codec(text: str) -> str:
     if text not in ("httptools", "h11"):
         raise argparse.ArgumentTypeError(f"expected httptools or h11, got {text!r}")

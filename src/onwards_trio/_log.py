@@ -9,8 +9,11 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import UTC, datetime
 from queue import Full, Queue
 from typing import Final
+
+import msgspec
 
 from onwards_core import Record
 
@@ -23,10 +26,15 @@ _log = logging.getLogger("onwards.exchange")
 
 
 @contextmanager
-def logging_to(descriptor: int, level: str, who: str = "") -> Iterator[None]:
-    """Write log lines to a file descriptor, in the background. who: tells the process from others that do."""
+def logging_to(descriptor: int, level: str, style: str = "text", who: str = "") -> Iterator[None]:
+    """Write log lines to a file descriptor, in the background.
+
+    style: `text`; `json`; or `auto`: text on a terminal, else JSON. who: tells the process from others that do.
+    """
     handler = _Queued(Queue(QUEUE_LIMIT))
-    handler.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s"))
+    as_json = style == "json" or (style == "auto" and not os.isatty(descriptor))
+    text = logging.Formatter(f"%(asctime)s %(levelname)s {who}%(name)s: %(message)s")
+    handler.setFormatter(_JsonFormatter(who.rstrip(": ")) if as_json else text)
     writer = threading.Thread(target=handler.write, args=(descriptor,), name="log", daemon=True)
     # It has a warning for each malformed form, so clients could fill the log.
     logging.getLogger("python_multipart").setLevel(logging.CRITICAL)
@@ -41,6 +49,24 @@ def logging_to(descriptor: int, level: str, who: str = "") -> Iterator[None]:
         with suppress(Full):
             handler.queue.put(None, timeout=FAREWELL)
         writer.join(FAREWELL)
+
+
+class _JsonFormatter(logging.Formatter):
+    """A line of JSON, for programs that read logs."""
+
+    def __init__(self, who: str) -> None:
+        super().__init__()
+        self._who = {"process": who} if who else {}
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            **self._who,
+            "logger": record.name,
+            "message": record.getMessage().encode(errors="backslashreplace").decode(),
+        }
+        return msgspec.json.encode(line).decode()
 
 
 class _Queued(logging.Handler):

@@ -88,6 +88,8 @@ class Options:
     """How long to go on as before when the process has been told to stop, except that it says that it is not ready."""
     drain_seconds: float = 30.0
     """How long requests under way may take to finish after that."""
+    log_format: str = "auto"
+    """Of the log, for workers: `text`, `json`, or `auto`."""
     workers: int = 1
     """How many processes serve clients. With more than one, this process only looks after them."""
 

@@ -127,7 +127,7 @@ async def _work(descriptor: int) -> int:
 
         nursery.start_soon(follow_parent)
         start = await _told_to_start(channel)
-        with logging_to(sys.stderr.fileno(), start.log_level, f"worker {start.number}: "):
+        with logging_to(sys.stderr.fileno(), start.log_level, start.options.log_format, f"worker {start.number}: "):
             try:
                 await serve(start.options, Worker(channel, answers, start))
                 code = 0

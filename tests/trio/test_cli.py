@@ -157,6 +157,7 @@ class TestUsage:
             "drain_delay": 0.0,
             "drain_seconds": 30.0,
             "workers": 1,
+            "log_format": "auto",
             "log_level": "INFO",
         }
 

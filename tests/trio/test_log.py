@@ -9,6 +9,8 @@ from http.client import HTTPConnection
 from pathlib import Path
 from queue import Queue
 
+import pytest
+
 from onwards_core import Request
 from onwards_core._body import parse_body
 from onwards_trio import _log
@@ -64,6 +66,21 @@ def test_an_end_does_not_wait_for_a_full_pipe(monkeypatch) -> None:
         for _ in range(20):
             logging.getLogger("some").info("x" * 50_000)
     os.close(reader)  # Now the writer's thread gets an error, and ends.
+
+
+@pytest.mark.parametrize(("style", "who"), [("json", "worker 1: "), ("auto", "")])
+def test_json(style: str, who: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """For programs that read it, as what is not a terminal: a line an object, whatever the message holds."""
+    monkeypatch.setattr(logging.root, "handlers", [])
+    reader, writer = os.pipe()
+    with logging_to(writer, "INFO", style, who):
+        logging.getLogger("some").warning("two\nlines \ud800 %s", '"')
+    os.close(writer)
+    with os.fdopen(reader) as written:
+        line = json.loads(written.read())
+    assert line.pop("time").endswith("+00:00")
+    expected = {"level": "warning", "logger": "some", "message": 'two\nlines \\ud800 "'}
+    assert line == {**expected, **({"process": "worker 1"} if who else {})}
 
 
 def test_a_file_that_takes_nothing_is_no_error() -> None:
