@@ -10,7 +10,7 @@ TARGET_LABELS: Final = ("job", "instance")
 
 NOT_TRIED: Final = "refused_locally|circuit_open|paused"
 """Outcomes of attempts at which the provider was left out."""
-NOT_TO_BLAME: Final = f"ok|{NOT_TRIED}|no_memory|no_resources|status_4(0[024-79]|[13-9].|2[0-8])"
+NOT_TO_BLAME: Final = f"ok|{NOT_TRIED}|no_memory|no_resources|status_4(0[04-69]|[13-9].|2[0-8])"
 """Outcomes of attempts for which a provider can't be blamed: it was not tried, or the request was wrong. Of 4xx, 401
 and 403 are about our credential, 408 and 429 about the provider; the status page has it so too."""
 FAILED: Final = "provider_error|broken"

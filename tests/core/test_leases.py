@@ -514,3 +514,13 @@ def test_a_newcomer_says_what_it_holds_to_a_store_that_holds_back():
     new.ledger._due_permits.add("permits")
     (call,) = new.talk(0.2)
     assert (call.holds, call.wanted) == (0, 0)
+
+
+def test_closing_withdraws_the_claim_of_the_pool_too():
+    """A client that leaves before its pool's limit has room leaves nothing behind."""
+    gateway, talker = shared_gateway({"m": {"providers": [{"url": "http://a/"}], **ONE}})
+    with gateway.admit(chat(), 0.1) as exchange:
+        action = exchange.begin(0.1)
+        assert isinstance(action, Acquire)
+    talker.talk(0.1)
+    assert gateway.ledger.permits_out() == 0

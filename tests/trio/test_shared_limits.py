@@ -15,6 +15,7 @@ from typing import Self
 
 import pytest
 
+from tests.trio.program_support import end
 from tests.trio.store_support import StoreServer, needs_server, store_server
 
 pytestmark = needs_server
@@ -89,6 +90,10 @@ class GatewayProcess:
         for line in self.process.stderr:
             self.log += line
 
+    def end(self) -> None:
+        end(self.process)
+        self.kill()
+
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
@@ -152,7 +157,7 @@ def fleet(folder, store: StoreServer):
             target["providers"] = [{"url": url}]
         config.write_text(json.dumps({"targets": targets, "state": {"url": store.url, "lease_seconds": LEASE}}))
         gateways: list[GatewayProcess] = []
-        stack.callback(lambda: [gateway.kill() for gateway in gateways])
+        stack.callback(lambda: [gateway.end() for gateway in gateways])
         gateways += [GatewayProcess(config) for _ in range(3)]
         yield provider, gateways, config
 
