@@ -79,6 +79,10 @@ class Record:
     """None: the answer said nothing about it."""
     request_id: str = ""
     """The client's `x-request-id`, or a new one; the answer carries it."""
+    trace_id: str | None = None
+    """Of the trace that the exchange is part of, in hexadecimal digits. None: it is not traced."""
+    trace: object = attrs.field(default=None, repr=False, eq=False)
+    """What the transport keeps of that trace while the exchange goes on."""
 
     first_byte: float | None = None
     """When the first byte of the answer left."""

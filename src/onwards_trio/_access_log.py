@@ -110,6 +110,7 @@ def entry(record: Record, now: float) -> dict[str, Any]:
     return {
         "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
         "request_id": record.request_id,
+        "trace_id": record.trace_id,
         "method": method,
         "endpoint": endpoint,
         "alias": record.alias,

@@ -53,6 +53,8 @@ class Service:
 
     handle: Handler
     screen: Screen = lambda *_: None
+    begin: Callable[[Request, Record], None] | None = None
+    """Gets each request whose head was sound, with its new record."""
     observe: Callable[[Record], None] = lambda _: None
     """Gets the record of each request once that is answered, or its client gone."""
     limits: ServerConfig = attrs.field(factory=ServerConfig)
@@ -130,6 +132,8 @@ class Connection:
                     request = self._request(head, body if isinstance(body, bytes) else b"")
                     record = self._screened or Record.of(request, trio.current_time())
                     record.request_id = request_id(request.headers) or new_request_id()
+                    if self._service.begin is not None:
+                        self._service.begin(request, record)
                     reply = self._new_reply(record, http_1_0=head.http_1_0)
                     if not isinstance(body, bytes):
                         await self._refuse(reply, body)

@@ -1,6 +1,6 @@
 """The loop that carries out what an exchange asks for. Every decision is the core's."""
 
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Callable
 from typing import assert_never
 
 import trio
@@ -20,6 +20,7 @@ from onwards_core import (
     PassedOn,
     PassOn,
     ReadBody,
+    Record,
     Request,
     Respond,
     SendUpstream,
@@ -33,21 +34,32 @@ from onwards_core import (
 from onwards_trio._connection import Handler, Screen
 from onwards_trio._record import Incidents
 from onwards_trio._reply import ClientGone, Reply
-from onwards_trio._upstream import Answer, Transport, UpstreamError
+from onwards_trio._upstream import Answer, UpstreamError
+from onwards_trio._upstream._protocol import Sender
 
 
-def forward(gateway: Gateway, transport: Transport, incidents: Incidents | None = None) -> Handler:
-    """The handler for a `Server` that answers each request through the gateway. incidents: keeps what went badly."""
+def forward(
+    gateway: Gateway,
+    transport: Sender,
+    incidents: Incidents | None = None,
+    through: Callable[[Sender, Record], Sender] | None = None,
+) -> Handler:
+    """The handler for a `Server` that answers each request through the gateway.
+
+    incidents: keeps what went badly. through: what sends for a request; see `Traces`.
+    """
+    through = through or (lambda sender, _: sender)
 
     def handle(request: Request, reply: Reply) -> Awaitable[None]:
-        return drive(gateway.admit(request, reply.record.started, reply.record), transport, reply)
+        record = reply.record
+        return drive(gateway.admit(request, record.started, record), through(transport, record), reply)
 
     async def handle_and_keep(request: Request, reply: Reply) -> None:
         assert incidents is not None
         digest = gateway.snapshot.digest
         exchange = incidents.admit(gateway, request, reply.record.started, reply.record)
         try:
-            await drive(exchange, transport, reply)
+            await drive(exchange, through(transport, reply.record), reply)
         finally:
             incidents.consider(exchange, request, digest)
 
@@ -59,7 +71,7 @@ def screening(gateway: Gateway) -> Screen:
     return lambda head, record: gateway.screen(head, trio.current_time(), record)
 
 
-async def drive(exchange: Exchange, transport: Transport, reply: Reply) -> None:
+async def drive(exchange: Exchange, transport: Sender, reply: Reply) -> None:
     """Carry out the exchange's actions until the client has its answer, then close it. Raises `ClientGone`."""
     upstream = _Upstream(transport, reply)
     # Left in this order: permits go back with the last byte, before anything that waits can come between; so a client
@@ -108,7 +120,7 @@ def _begin(reply: Reply, action: PassOn | StreamThrough) -> None:
 class _Upstream:
     """The response that is open, one at most."""
 
-    def __init__(self, transport: Transport, reply: Reply) -> None:
+    def __init__(self, transport: Sender, reply: Reply) -> None:
         self._transport = transport
         self._reply = reply
         self._answer: Answer | None = None

@@ -38,6 +38,7 @@ from onwards_trio._status_routes import StatusRoutes
 from onwards_trio._store import Keeper
 from onwards_trio._store._open import keeper, lease_terms
 from onwards_trio._tcp import TcpListener
+from onwards_trio._tracing import traces
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
 from onwards_trio._wire._choose import codecs
@@ -121,6 +122,9 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
         if not worker:
             signals = opened.enter_context(trio.open_signal_receiver(signal.SIGTERM, signal.SIGINT, signal.SIGHUP))
         access_log = opened.enter_context(AccessLog(options.access_log)) if options.access_log else None
+        tracing = traces()
+        if tracing is not None:
+            opened.enter_context(tracing)
         transport = await opened.enter_async_context(Transports(direct := DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
@@ -130,11 +134,14 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
                 board.observe(record)
             if access_log is not None:
                 access_log.observe(record)
+            if tracing is not None:
+                tracing.observe(record)
             log_record(record)
 
         incidents = Incidents(options.record) if options.record else None
         server = Server(
-            forward(gateway, transport, incidents),
+            forward(gateway, transport, incidents, tracing.through if tracing else None),
+            begin=tracing.begin if tracing else None,
             screen=screening(gateway),
             observe=observe,
             limits=lambda: _share(gateway.snapshot.server, options.workers),

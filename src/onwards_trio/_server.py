@@ -13,7 +13,7 @@ from typing import Final, TypeVar
 import attrs
 import trio
 
-from onwards_core import Record, ServerConfig, overloaded
+from onwards_core import Record, Request, ServerConfig, overloaded
 from onwards_trio._connection import Connection, Handler, Screen, Service
 from onwards_trio._fault import log_fault
 from onwards_trio._tcp import TcpListener, TcpStream, TlsStream, open_tcp_listeners
@@ -83,6 +83,7 @@ class Server:
 
     handle: answers each request; see `forward`.
     screen: refuses requests before their bodies are read; see `screening`.
+    begin: gets each request, with its new record.
     observe: gets the record of each request once that is answered, or its client gone.
     limits: those that hold for the connections that come now.
     room: for how many connections the system has files, whatever the limits say.
@@ -97,6 +98,7 @@ class Server:
         handle: Handler,
         *,
         screen: Screen = lambda *_: None,
+        begin: Callable[[Request, Record], None] | None = None,
         observe: Callable[[Record], None] = lambda _: None,
         limits: Callable[[], ServerConfig] = ServerConfig,
         room: float = math.inf,
@@ -115,7 +117,7 @@ class Server:
         self._drain_seconds = drain_seconds
         self._http = http or codecs()
         self._tls = tls
-        self._service = Service(handle, screen, observe, scheme="https" if tls else "http")
+        self._service = Service(handle, screen, begin, observe, scheme="https" if tls else "http")
         self._clients: Counter[str] = Counter()  # open connections by address
         self._count = 0
         self._warned = -math.inf

@@ -113,9 +113,13 @@ def unreachable() -> Iterator[Provider]:
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """One for all cases: what it says in one of them is looked at in all that follow."""
     folder = tmp_path_factory.mktemp("secrets")
-    with Process("trio", folder, {"targets": {}}, "--no-watch", env=_ENVIRONMENT) as process:
+    log = folder / "access.log"
+    with Process("trio", folder, {"targets": {}}, "--no-watch", f"--access-log={log}", env=_ENVIRONMENT) as process:
         yield process
     assert _MARK not in process.output
+    said = log.read_text()
+    assert '"alias":"single"' in said
+    assert _MARK not in said
 
 
 @pytest.fixture

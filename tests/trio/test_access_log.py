@@ -37,6 +37,7 @@ def test_what_a_line_says() -> None:
     assert entry(RECORD, 0.25) == {
         "time": "1970-01-01T00:00:00.250+00:00",
         "request_id": "id",
+        "trace_id": None,
         "method": "POST",
         "endpoint": "/v1/chat/completions",
         "alias": "m",

@@ -53,12 +53,16 @@ class Answer(Protocol):
         ...
 
 
-class Transport(Protocol):
-    """An async context manager around its idle connections: leaving it closes them all."""
+class Sender(Protocol):
+    """What an exchange needs of a transport."""
 
     def send(self, request: SendUpstream) -> Awaitable[Answer]:
         """Send the request and wait for the response head. Raises `UpstreamError`."""
         ...
+
+
+class Transport(Sender, Protocol):
+    """An async context manager around its idle connections: leaving it closes them all."""
 
     async def __aenter__(self) -> Self: ...
 
