@@ -270,6 +270,8 @@ class _Form:
 
     def part_end(self) -> None:
         disposition = self._disposition or b""
+        # In the place of the type some would read a parameter: `name=model; name="x"`.
+        self.ambiguous |= disposition.partition(b";")[0].strip().lower() != b"form-data"
         name = _parameter(b"name", disposition)
         if name == b"model" and self._span and not self._coded and b"filename" not in disposition.lower():
             self.models.append(self._span)

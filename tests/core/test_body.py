@@ -382,6 +382,7 @@ HEADER = b"Content-Disposition: form-data; "
         [HEADER + b"name=model\r\n" + HEADER + b"name=x\r\n\r\na\r\n"],
         [HEADER + b"name=x\r\n" + HEADER + b"name=model\r\n\r\na\r\n"],
         [b"X: ; name=model\r\nContent-Disposition:\r\n\r\na\r\n"],
+        [b'Content-Disposition: name=model; name="x"\r\n\r\na\r\n'],
     ],
 )
 def test_a_form_with_two_readings(parts: list[bytes]) -> None:
