@@ -3,13 +3,14 @@
 No label takes its values from what a client sends: what is on no list counts as `other`.
 """
 
+import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Final, TypeAlias
 
 from onwards_core import Record
-from onwards_trio._metric_data import Families, Series, copy
+from onwards_trio._metric_data import Exemplar, Families, Series, copy
 from onwards_trio._metric_definitions import BY_NAME
 from onwards_trio._status_data import PASSED_OVER
 
@@ -81,10 +82,13 @@ class Histograms:
         new = Series(labels, 0, [0] * (len(self._buckets) + 1))
         return self.series.get(labels) or self.series.setdefault(labels, new)
 
-    def put(self, series: Series, value: float) -> None:
-        """Observe a value, in one of its series."""
-        series.counts[bisect_left(self._buckets, value)] += 1
+    def put(self, series: Series, value: float, trace_id: str | None = None) -> None:
+        """Observe a value, in one of its series. trace_id: of a trace that shows how it came about."""
+        bucket = bisect_left(self._buckets, value)
+        series.counts[bucket] += 1
         series.value += value
+        if trace_id is not None:
+            series.exemplars[bucket] = Exemplar(trace_id, value, time.time())
 
     def observe(self, value: float, *labels: str) -> None:
         self.put(self.of(*labels), value)
@@ -161,9 +165,9 @@ class Metrics:
         if not tried:
             return
         durations, first_bytes = self._for_alias.get(alias) or self._find_alias(alias)
-        self._durations.put(durations, ended - record.started)
+        self._durations.put(durations, ended - record.started, record.trace_id)
         if record.first_byte is not None:
-            self._first_bytes.put(first_bytes, record.first_byte - record.started)
+            self._first_bytes.put(first_bytes, record.first_byte - record.started, record.trace_id)
         if record.first_event is not None and record.last_event is not None:
             self._first_events.observe(record.first_event - record.started, alias)
             if record.gaps is not None:

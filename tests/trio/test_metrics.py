@@ -213,3 +213,20 @@ def test_no_label_comes_from_a_client(method: str, path: bytes) -> None:
     known = samples(metrics).keys()
     metrics.observe(record("X" + method, b"/x" + path))
     assert samples(metrics).keys() == known
+
+
+def test_exemplars() -> None:
+    """Where there is a trace, OpenMetrics names it beside the bucket that the exchange fell into."""
+    metrics = Metrics()
+    for trace_id in (None, "1" * 32):
+        traced = record()
+        traced.alias, traced.trace_id, traced.first_byte = "m", trace_id, 1.25
+        traced.attempts.append(Attempt("a", 1.0, 1.1, "ok"))
+        metrics.observe(traced)
+    text = expose(metrics.collect(), "own", "application/openmetrics-text; version=1.0.0")[1].decode()
+    lines = [line for line in text.splitlines() if "trace_id" in line]
+    assert [line.partition("{")[0] for line in lines] == [
+        "own_exchange_duration_seconds_bucket",
+        "own_time_to_first_byte_seconds_bucket",
+    ]
+    assert all('# {trace_id="11111111111111111111111111111111"}' in line for line in lines)
