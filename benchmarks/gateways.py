@@ -9,9 +9,12 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 import attrs
@@ -145,10 +148,12 @@ _LIMITS = {
 }
 
 
-def config(stub: Stub, *, tls: bool = False, failing_first: bool = False, aliases: int = 0, keys: int = 0) -> str:
+def config(
+    stub: Stub, *, tls: bool = False, failing_first: bool = False, aliases: int = 0, keys: int = 0, elsewhere: int = 0
+) -> str:
     """A real one: a key with limits, a pool with limits, weighted providers with credentials and models, fallback.
 
-    aliases, keys: how many there are beside those in use.
+    aliases, keys, elsewhere: how many aliases, keys, and providers of another pool there are beside those in use.
     """
     urls = [f"http://{HOST}:{port}/v1/" for port in stub.working]
     if tls:
@@ -172,6 +177,8 @@ def config(stub: Stub, *, tls: bool = False, failing_first: bool = False, aliase
         **_LIMITS,
     }
     others = {f"alias-{number}": pool for number in range(aliases)}
+    if elsewhere:
+        others["elsewhere"] = {**pool, "providers": [{"url": f"http://{HOST}:1/{n}"} for n in range(elsewhere)]}
     return json.dumps(
         {
             "auth": {
@@ -184,7 +191,14 @@ def config(stub: Stub, *, tls: bool = False, failing_first: bool = False, aliase
 
 
 @contextmanager
-def onwards(stub: Stub, folder: Path, *, options: Sequence[str] = (), **settings: Any) -> Iterator[Running]:
+def onwards(
+    stub: Stub,
+    folder: Path,
+    *,
+    options: Sequence[str] = (),
+    environment: Mapping[str, str] = MappingProxyType({}),
+    **settings: Any,
+) -> Iterator[Running]:
     """The gateway itself; `options` are for its command line, `settings` for `config`."""
     port = free_port()
     file = folder / f"onwards-{port}.json"
@@ -192,8 +206,27 @@ def onwards(stub: Stub, folder: Path, *, options: Sequence[str] = (), **settings
     command = [sys.executable, "-m", "onwards_trio", "serve", "-f", str(file), "--host", HOST, "--port", str(port)]
     command += ["--metrics-port", str(free_port()), "--log-level", "warning", *options]
     trusted = {"SSL_CERT_FILE": str(stub.authority)} if stub.authority else {}
-    with gateway("onwards", port, command, folder, environment=trusted) as running:
+    with gateway("onwards", port, command, folder, environment={**trusted, **environment}) as running:
         yield running
+
+
+@contextmanager
+def collector() -> Iterator[str]:
+    """Where traces may be sent: takes all, and looks at nothing. Its URL."""
+
+    class Taking(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:  # the name is http.server's
+            self.rfile.read(int(self.headers["Content-Length"]))
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer((HOST, 0), Taking) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://{HOST}:{server.server_address[1]}"
+        server.shutdown()
 
 
 _NGINX = """

@@ -6,11 +6,12 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import attrs
-from gateways import PEERS, SLOW, Running, Stub, onwards, pinned, ready
+from gateways import PEERS, SLOW, Running, Stub, collector, onwards, pinned, ready
 from load import Measured, Requests, Streams
 from messages import ALIAS, CLEAN_ALIAS, request
 
@@ -307,18 +308,45 @@ async def codec(setting: Setting) -> list[Case]:
 
 
 async def config_size(setting: Setting) -> list[Case]:
-    """Requests over 32 connections, with more and more aliases and keys that nobody uses.
+    """Requests over 32 connections, with more and more aliases, keys, and providers elsewhere, that nobody uses.
 
     Misleading: loading such a config takes seconds, which are not in it.
     """
     cases = []
-    for size in ((0, 0), (100, 1_000), (1_000, 10_000), (10_000, 100_000)):
-        aliases, keys = (round(number * setting.scale) for number in size)
-        # One after the other: the largest takes its time to load.
-        cases += await _compared(
-            setting, "config-size", {f"{aliases:,} aliases, {keys:,} keys": {"aliases": aliases, "keys": keys}}
-        )
+    sizes = {"aliases": (1_000, 10_000), "keys": (10_000, 100_000), "elsewhere": (1_000, 10_000)}
+    names = {"aliases": "aliases", "keys": "keys", "elsewhere": "providers elsewhere"}
+    variants: dict[str, dict[str, Any]] = {"nothing else": {}}
+    for what, curve in sizes.items():
+        for size in map(setting.scaled, curve):
+            variants[f"{size:,} {names[what]}"] = {what: size}
+    # One after the other: the largest take their time to load.
+    for case, settings in variants.items():
+        cases += await _compared(setting, "config-size", {case: settings})
     return cases
+
+
+async def operators(setting: Setting) -> list[Case]:
+    """Requests over 32 connections, with what operators may want to see: metrics, a line for each request, traces.
+
+    Misleading: the traces go to a collector that looks at nothing, and a disk that is slow costs no more than this.
+    """
+    with collector() as url:
+        traced = {
+            "OTEL_EXPORTER_OTLP_ENDPOINT": url,
+            "OTEL_TRACES_SAMPLER": "traceidratio",
+            "OTEL_TRACES_SAMPLER_ARG": "0.01",
+        }
+        logged = ("--access-log", str(setting.folder / "access.log"))
+        variants: dict[str, dict[str, Any]] = {
+            "nothing": {"options": ("--no-metrics",)},
+            "metrics": {},
+            "metrics and access log": {"options": logged},
+        }
+        if find_spec("opentelemetry"):
+            variants["traces of 1 %"] = {"options": ("--no-metrics",), "environment": traced}
+        else:
+            setting.say("skipped: traces, which need opentelemetry-sdk (requirements/otel.txt)")
+        return await _compared(setting, "operators", variants)
 
 
 async def _compared(setting: Setting, scenario: str, variants: dict[str, dict[str, Any]]) -> list[Case]:
@@ -384,6 +412,7 @@ SCENARIOS: dict[str, Scenario] = {
     "fallback": fallback,
     "codec": codec,
     "config-size": config_size,
+    "operators": operators,
     "memory": memory,
     "startup": startup,
 }

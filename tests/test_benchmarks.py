@@ -28,7 +28,7 @@ def test_measures_all_scenarios_and_says_what_it_found(tmp_path: Path) -> None:
     report = json.loads((tmp_path / "results.json").read_text())
     measured = {case["scenario"]: case for case in report["cases"] if case["gateway"] == "onwards"}
     assert {"request", "latency", "overhead", "stream", "sanitized-stream", "first-byte", "large-body"} <= set(measured)
-    assert {"connections", "tls", "fallback", "codec", "config-size", "memory", "startup"} <= set(measured)
+    assert {"connections", "tls", "fallback", "codec", "config-size", "operators", "memory", "startup"} <= set(measured)
     assert measured["request"]["runs"][0].keys() == {"CPU µs", "requests/s", "p50 ms", "p99 ms"}
     assert min(measured["request"]["runs"][0].values()) > 0
     assert "tls, TLS to the provider, onwards / plain" in report["ratios"]
