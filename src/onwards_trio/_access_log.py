@@ -13,11 +13,11 @@ from collections import deque
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Self
+from typing import Final, Self
 
 import msgspec
 
-from onwards_core import Attempt, Record
+from onwards_core import Record
 from onwards_trio._metrics import http_labels
 
 LINES: Final = 10_000
@@ -102,43 +102,74 @@ def _write_all(file: int, data: bytes) -> None:
         data = data[os.write(file, data) :]
 
 
-def entry(record: Record, now: float) -> dict[str, Any]:
-    """What the log says of a record that is final; docs/access-log.md has each field. now: seconds of Unix time."""
+class AttemptEntry(msgspec.Struct):
+    """What a line says of an attempt."""
+
+    provider: str
+    outcome: str | None
+    started_seconds: float
+    seconds: float | None
+    response_id: str | None
+
+
+class Entry(msgspec.Struct):
+    """What a line says; docs/access-log.md has each field."""
+
+    time: datetime
+    request_id: str
+    trace_id: str | None
+    method: str
+    endpoint: str
+    alias: str | None
+    key: str | None
+    status: int | None
+    outcome: str
+    code: str | None
+    refused_by: str | None
+    attempts: list[AttemptEntry]
+    input_tokens: int | None
+    output_tokens: int | None
+    cached_tokens: int | None
+    bytes: int
+    seconds: float | None
+    first_byte_seconds: float | None
+    first_event_seconds: float | None
+
+
+def entry(record: Record, now: float) -> Entry:
+    """The line for a record that is final. now: seconds of Unix time."""
     started = record.started
-    method, endpoint = http_labels(record)
     usage = record.usage
-    return {
-        "time": datetime.fromtimestamp(now, UTC).isoformat(timespec="milliseconds"),
-        "request_id": record.request_id,
-        "trace_id": record.trace_id,
-        "method": method,
-        "endpoint": endpoint,
-        "alias": record.alias,
-        "key": record.key,
-        "status": record.status,
-        "outcome": record.verdict,
-        "code": record.code,
-        "refused_by": record.refused_by,
-        "attempts": [_attempt(attempt, record) for attempt in record.attempts],
-        "input_tokens": usage and usage.input_tokens,
-        "output_tokens": usage and usage.output_tokens,
-        "cached_tokens": usage and usage.cached_tokens,
-        "bytes": record.bytes_sent,
-        "seconds": _since(started, record.ended),
-        "first_byte_seconds": _since(started, record.first_byte),
-        "first_event_seconds": _since(started, record.first_event),
-    }
-
-
-def _attempt(attempt: Attempt, record: Record) -> dict[str, Any]:
-    return {
-        "provider": attempt.provider,
-        "outcome": attempt.outcome,
-        "started_seconds": _since(record.started, attempt.started),
-        "seconds": _since(attempt.started, attempt.ended),
-        "response_id": attempt.response_id,
-    }
+    return Entry(
+        datetime.fromtimestamp(now, UTC),
+        record.request_id,
+        record.trace_id,
+        *http_labels(record),
+        record.alias,
+        record.key,
+        record.status,
+        record.verdict,
+        record.code,
+        record.refused_by,
+        [
+            AttemptEntry(
+                attempt.provider,
+                attempt.outcome,
+                attempt.started - started,
+                _since(attempt.started, attempt.ended),
+                attempt.response_id,
+            )
+            for attempt in record.attempts
+        ],
+        usage.input_tokens if usage else None,
+        usage.output_tokens if usage else None,
+        usage.cached_tokens if usage else None,
+        record.bytes_sent,
+        _since(started, record.ended),
+        _since(started, record.first_byte),
+        _since(started, record.first_event),
+    )
 
 
 def _since(start: float, end: float | None) -> float | None:
-    return None if end is None else round(end - start, 6)
+    return None if end is None else end - start
