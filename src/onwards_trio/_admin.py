@@ -1,11 +1,14 @@
 """What operators ask on the metrics port."""
 
 from collections.abc import Awaitable, Callable
+from importlib import import_module
+
+import trio
 
 from onwards_core import Request, Respond
 from onwards_trio._access import Access
 from onwards_trio._connection import Handler
-from onwards_trio._metric_data import Families, expose
+from onwards_trio._metric_data import Families
 from onwards_trio._reply import Reply
 from onwards_trio._status_routes import StatusRoutes
 
@@ -38,7 +41,9 @@ def admin(
             await reply.respond(refusal)
         elif path == b"/metrics":
             accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
-            content_type, body = expose(await collect(), prefix, accept)
+            # What it imports would hold up the start, and then requests.
+            exposition = await trio.to_thread.run_sync(import_module, "onwards_trio._exposition")
+            content_type, body = exposition.expose(await collect(), prefix, accept)
             await reply.respond(Respond(200, [(b"content-type", content_type.encode())], body))
         elif path in pages:
             await pages[path](request, reply)

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from prometheus_client.openmetrics.parser import text_string_to_metric_families as parse_openmetrics
 from prometheus_client.parser import text_string_to_metric_families as parse_text
 
-from onwards_trio._metric_data import Exemplar, Families, Series, expose, merge
+from onwards_trio._exposition import expose
+from onwards_trio._metric_data import Exemplar, Families, Series, merge
 from onwards_trio._metric_definitions import BY_NAME, DEFINITIONS
 from onwards_trio._metrics import Counters, Histograms
 

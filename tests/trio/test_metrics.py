@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from prometheus_client.parser import text_string_to_metric_families
 
 from onwards_core import Attempt, Record, Usage
-from onwards_trio._metric_data import expose
+from onwards_trio._exposition import expose
 from onwards_trio._metric_sources import connections, limits_and_circuits, program, requests
 from onwards_trio._metrics import Metrics, endpoint
 from onwards_trio._reload import Reloader
