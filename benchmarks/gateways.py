@@ -181,6 +181,7 @@ def config(
         others["elsewhere"] = {**pool, "providers": [{"url": f"http://{HOST}:1/{n}"} for n in range(elsewhere)]}
     return json.dumps(
         {
+            "http_pool": {"max_idle_per_host": 1000},  # as nginx here; with 100, 1,000 clients have it reconnect
             "auth": {
                 "global_keys": [f"sk-{number}" for number in range(keys)],
                 "key_definitions": {"alice": {"key": CLIENT_KEY, **_LIMITS}},

@@ -77,7 +77,8 @@ async def _requests(
     setting: Setting, gateway: Running, message: bytes, connections: int, *, per_second: float | None = None
 ) -> Figures:
     async with Requests(gateway.port, gateway.addressed(message), connections) as load:
-        await load.run(setting.seconds / 2)  # so that its connections to the provider are open
+        # So that all its connections to the provider are open: 1,000 of them take a while.
+        await load.run(max(setting.seconds / 2, connections / 1000))
         before = gateway.cpu_seconds()
         measured = await load.run(setting.seconds, per_second=per_second)
     return _cpu(gateway, before, measured) | {"requests/s": measured.count / measured.seconds} | _delays(measured)
