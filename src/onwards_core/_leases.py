@@ -220,7 +220,7 @@ class LeasedLedger(Ledger):
             permits = self._permits[identity] = Permits(most)
         permits.limit = most
         used = self._held.get(identity, 0)
-        if used < min(permits.count - permits.over, most) and now < permits.good_until:
+        if used < permits.usable and now < permits.good_until:
             return None
         if not self.in_touch(now):
             return self._local_permits_verdict(permits, used, limit.whose, now)
@@ -333,7 +333,9 @@ class LeasedLedger(Ledger):
                 self._look(now)
             asked += self._token_calls(wanted, now, open_)
             asked += self._permit_calls(wanted, now, open_)
-        self._batch = _Batch(now, asked, claims)
+        self._batch = _Batch(now, asked, claims if asked else [])
+        if not asked:  # What they wait for has come back meanwhile, and no reply will follow.
+            self._decide(claims, now)
         return [call for call, _ in asked]
 
     def _beat(self, now: float) -> Beat:
@@ -398,7 +400,7 @@ class LeasedLedger(Ledger):
                 if now >= self._next_return - _LULL:
                     permits.peak = used
             permits.count = max(permits.count, used)
-            need = max(0, used + need - permits.count)
+            need = max(0, used + need - permits.usable) if need else 0
             if need or permits.count != before or now >= permits.renew_at:
                 self._turn += 1
                 stock = used // 8 + 1 if need and not permits.contended else 0

@@ -126,6 +126,11 @@ class Permits:
     peak: int = 0
     """The most that were in use since the last look."""
 
+    @property
+    def usable(self) -> int:
+        """How many may be in use for another one to be given out."""
+        return min(self.count - self.over, self.limit)
+
     def surplus(self, used: int, processes: int) -> int:
         """How many there are that others should have."""
         if self.over:

@@ -524,3 +524,17 @@ def test_closing_withdraws_the_claim_of_the_pool_too():
         assert isinstance(action, Acquire)
     talker.talk(0.1)
     assert gateway.ledger.permits_out() == 0
+
+
+def test_what_came_back_meanwhile_is_given_out_without_asking():
+    """A claim for which there is room before anybody asked the store for it is not forgotten."""
+    talker = in_touch()
+    first, second = talker.ledger.acquire([PERMITS], 0.1), talker.ledger.acquire([PERMITS], 0.1)
+    talker.talk(0.1)
+    assert isinstance(first.outcome, Permit)
+    assert isinstance(second.outcome, Permit)
+    third = talker.ledger.acquire([PERMITS], 0.11)
+    assert isinstance(third, Claim)
+    first.outcome.release()
+    assert talker.ledger.collect(0.12) == []
+    assert isinstance(third.outcome, Permit)
