@@ -146,6 +146,12 @@ class LeaseStore:
             tuple(Absence(*key, until - now) for key, until in sorted(self._absences.items())),
         )
 
+    def forget(self, process: str) -> None:
+        """The process has certainly ended: what it held is free at once."""
+        self._processes.pop(process, None)
+        for holders in self._permits.values():
+            holders.pop(process, None)
+
     def prune(self, now: int) -> None:
         """Forget what is as good as new."""
         self._full_at = {bucket: full_at for bucket, full_at in self._full_at.items() if full_at > now - KEPT}

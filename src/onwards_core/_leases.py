@@ -403,7 +403,8 @@ class LeasedLedger(Ledger):
             need = max(0, used + need - permits.usable) if need else 0
             if need or permits.count != before or now >= permits.renew_at:
                 self._turn += 1
-                stock = used // 8 + 1 if need and not permits.contended else 0
+                # At most a twentieth, that others may miss for a while.
+                stock = min(used // 8 + 1, permits.limit // 20) if need and not permits.contended else 0
                 name, lease = self.terms.process, _micro(self.terms.lease)
                 yield (
                     HoldPermits(

@@ -36,7 +36,7 @@ from onwards_trio._status import Board
 from onwards_trio._status_data import Status
 from onwards_trio._status_routes import StatusRoutes
 from onwards_trio._store import Keeper
-from onwards_trio._store._open import keeper, lease_terms
+from onwards_trio._store._open import keeper, keeper_of_worker, lease_terms
 from onwards_trio._tcp import TcpListener
 from onwards_trio._tracing import traces
 from onwards_trio._upstream import Transports
@@ -111,7 +111,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
     http = codecs(options.http_codec)
     hash_key = worker.hash_key if worker else os.urandom(32)
     reloader = Reloader(options.config, hash_key, options.server)
-    gateway, store = _gateway(load_snapshot(options.config, hash_key, options.server))
+    gateway, store = _gateway(load_snapshot(options.config, hash_key, options.server), worker)
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     _collect_less_garbage()
@@ -236,11 +236,14 @@ async def _measure_lag(observe: Callable[[float], None]) -> None:
         observe(trio.current_time() - due)
 
 
-def _gateway(snapshot: Snapshot) -> tuple[Gateway, Keeper | None]:
+def _gateway(snapshot: Snapshot, worker: Worker | None) -> tuple[Gateway, Keeper | None]:
     """With what keeps the limits that it shares, if it does."""
-    terms = lease_terms(snapshot.state) if snapshot.state else None
+    shares = snapshot.state is not None or worker is not None
+    terms = lease_terms(snapshot.state) if shares else None
     gateway = Gateway(snapshot, random=Random(), terms=terms)  # noqa: S311  # Spreads load, no more.
-    return gateway, keeper(gateway, snapshot.state) if snapshot.state else None
+    if snapshot.state is not None:
+        return gateway, keeper(gateway, snapshot.state)
+    return gateway, keeper_of_worker(gateway, worker.channel) if worker is not None else None
 
 
 async def _begin_sharing(store: Keeper, nursery: trio.Nursery) -> None:

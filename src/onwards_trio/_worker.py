@@ -60,7 +60,7 @@ class Worker:
         self.listeners: list[TcpListener] = [
             SharedListener(TcpListener(socket.socket(fileno=descriptor)), self.place) for descriptor in start.listening
         ]
-        self._channel = channel
+        self.channel = channel
         self._answers = answers
 
     def obey(
@@ -103,12 +103,12 @@ class Worker:
             "retire": answer_retire,
         }
         self.place.take()
-        self._channel.tell("ready")
+        self.channel.tell("ready")
 
     async def finish(self, counted: Families) -> None:
         """Hand over what was counted, at the end."""
         with suppress(ChannelError):
-            await self._channel.call("final", counted, object, _PATIENCE)
+            await self.channel.call("final", counted, object, _PATIENCE)
 
 
 async def _work(descriptor: int) -> int:

@@ -33,6 +33,8 @@ from onwards_trio._reload import Reloader
 from onwards_trio._serve import Options, announce, listen, operators_server
 from onwards_trio._server_tls import ServerTls
 from onwards_trio._status import Board
+from onwards_trio._store._embedded import NAME as LIMITS
+from onwards_trio._store._embedded import EmbeddedStore
 from onwards_trio._tcp import TcpStream
 from onwards_trio._wire._choose import codecs
 from onwards_trio._worker import Start
@@ -133,6 +135,7 @@ class Parent:
         self._failures = [0] * options.workers
         self._crowd_file = open_crowd(options.workers)
         self._crowd = Crowd(self._crowd_file)
+        self._limits = EmbeddedStore()
         self._level = logging.getLevelName(logging.getLogger().level)
 
     def unready(self) -> str:
@@ -158,6 +161,7 @@ class Parent:
         """Returns when all workers have ended after `drain`. started: called when all are ready."""
         async with trio.open_nursery() as watch:
             watch.start_soon(self.merged.keep_asking)
+            watch.start_soon(self._limits.prune)
             async with trio.open_nursery() as workers:
                 watch.start_soon(self._replace_when_wanted, workers)
                 ready = [await self._start(workers, number) for number in range(len(self._current))]
@@ -211,7 +215,9 @@ class Parent:
         async def answer_final(counted: msgspec.Raw) -> None:
             self.merged.add_final(worker, msgspec.msgpack.decode(counted, type=Families))
 
-        channel = Channel(TcpStream(ours), {"start": answer_start, "ready": answer_ready, "final": answer_final})
+        answer_limits = self._limits.answer()
+        answers = {"start": answer_start, "ready": answer_ready, "final": answer_final, LIMITS: answer_limits}
+        channel = Channel(TcpStream(ours), answers)
         with theirs:
             process = await trio.lowlevel.open_process(
                 [sys.executable, "-m", "onwards_trio", "_worker", str(theirs.fileno())],
@@ -238,6 +244,7 @@ class Parent:
                 if process.returncode is None:
                     process.kill()
                     await process.wait()
+            self._limits.forget(answer_limits)
             self._running.discard(worker)
             self.merged.forget(worker)
             worker.ended.set()

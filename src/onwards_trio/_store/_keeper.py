@@ -23,9 +23,15 @@ _log = logging.getLogger("onwards.store")
 
 
 class Keeper:
-    """Run `run` in a task. config: tells the config in force from others."""
+    """Run `run` in a task. config: tells the config in force from others. deadline: seconds that a call may take."""
 
-    def __init__(self, ledger: LeasedLedger, store: Store, config: Callable[[], str] = lambda: "") -> None:
+    def __init__(
+        self,
+        ledger: LeasedLedger,
+        store: Store,
+        config: Callable[[], str] = lambda: "",
+        deadline: float = DEADLINE,
+    ) -> None:
         self.ledger = ledger
         self.calls = 0
         """Trips to the store."""
@@ -35,6 +41,7 @@ class Keeper:
         """Whether the store gave something at least once."""
         self._store = store
         self._config = config
+        self._deadline = deadline
         self._wanted = trio.Event()
         self._away = False
         ledger.wake = self._wake
@@ -78,7 +85,7 @@ class Keeper:
                     self._lose(reason)
 
     async def _lose_after(self, calls: int, reason: str) -> None:
-        await trio.sleep(DEADLINE)
+        await trio.sleep(self._deadline)
         if self.calls == calls:
             self._lose(reason)
 
@@ -93,15 +100,17 @@ class Keeper:
         """Take the ledger's questions to the store, until that fails. Gives the reason."""
         ledger = self.ledger
         deadline = _CONNECT
+        first = True
         while True:
-            if deadline == DEADLINE:
+            if not first:
                 with trio.move_on_at(ledger.next_look()):
                     await self._wanted.wait()
             self._wanted = trio.Event()
             ledger.config = self._config()
             calls = ledger.collect(trio.current_time())
+            first = False
             if not calls:
-                deadline = DEADLINE
+                deadline = self._deadline
                 continue
             losses = self.losses
             replies = await _call(talk, calls, deadline)
@@ -111,7 +120,7 @@ class Keeper:
                 return "its answer came too late"
             self.calls += 1
             ledger.replied(replies, trio.current_time())
-            deadline = DEADLINE
+            deadline = self._deadline
             if ledger.in_touch(trio.current_time()):
                 self.opened.set()
             if self._away:

@@ -5,12 +5,17 @@ import secrets
 import socket
 
 from onwards_core import ConfigError, Gateway, LeasedLedger, LeaseTerms, OnLoss, StateConfig
+from onwards_trio._channel import Channel
+from onwards_trio._store._embedded import PATIENCE, ParentStore
 from onwards_trio._store._keeper import Keeper
 
 
-def lease_terms(state: StateConfig) -> LeaseTerms:
-    """For this process, under a name that tells people where it runs and that no other has."""
+def lease_terms(state: StateConfig | None) -> LeaseTerms:
+    """For this process, under a name that tells people where it runs and that no other has. None: a worker without
+    another store than its parent."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
+    if state is None:
+        return LeaseTerms(name)
     return LeaseTerms(name, state.lease_seconds, local=state.on_loss is OnLoss.LOCAL)
 
 
@@ -23,3 +28,10 @@ def keeper(gateway: Gateway, state: StateConfig) -> Keeper:
     ledger = gateway.ledger
     assert isinstance(ledger, LeasedLedger)  # since it has terms
     return Keeper(ledger, RedisStore(state), lambda: gateway.snapshot.digest)
+
+
+def keeper_of_worker(gateway: Gateway, channel: Channel) -> Keeper:
+    """The same, for a worker whose parent has the store."""
+    ledger = gateway.ledger
+    assert isinstance(ledger, LeasedLedger)
+    return Keeper(ledger, ParentStore(channel), lambda: gateway.snapshot.digest, PATIENCE)
