@@ -21,6 +21,7 @@ _CATALOGUE = {
     "forbidden": (403, _INVALID, "The API key is not valid for this model."),
     "model_not_found": (404, _INVALID, "The model does not exist."),
     "not_found": (404, _INVALID, "The gateway has no such route."),
+    "request_timeout": (408, _INVALID, "The request took too long to arrive."),
     "payload_too_large": (413, _INVALID, "The request body is too large."),
     "rate_limit": (429, _LIMIT, "Too many requests. Try again after the time in the Retry-After header."),
     "concurrency_limit_exceeded": (429, _LIMIT, "Too many requests at the same time. Try again shortly."),

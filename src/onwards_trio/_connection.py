@@ -87,6 +87,7 @@ class Connection:
         self._idle = False
         self._idle_since = trio.current_time()
         self._client_left = False
+        self._half_read = False  # Whether the rest of a request is waited for.
         self._scope = trio.CancelScope()
 
     async def run(self) -> None:
@@ -115,6 +116,14 @@ class Connection:
     def cancel(self) -> None:
         """End, whatever is under way."""
         self._scope.cancel()
+
+    def expire(self) -> None:
+        """End, since its deadline has passed; with a word on it for a client whose request is not whole."""
+        if self._half_read:
+            late = error("request_timeout")
+            with suppress(trio.BrokenResourceError):
+                self._stream.send_nowait(self._codec.respond(late.status, late.headers, late.body, close=True))
+        self.cancel()
 
     def _on_hangup(self) -> None:
         self._client_left = True
@@ -168,9 +177,11 @@ class Connection:
         event = self._codec.next_event()
         if event is Signal.NEED_DATA:
             self.deadline = trio.current_time() + self._limits.head_timeout_secs
+            self._half_read = True
             while event is Signal.NEED_DATA:
                 self._codec.receive(await self._receive())
                 event = self._codec.next_event()
+            self._half_read = False
         return event
 
     async def _read_body(self, head: RequestHead) -> bytes | Respond | Malformed:
@@ -197,7 +208,9 @@ class Connection:
                         if refusal := await self._before_body(head):
                             return refusal
                     self.deadline = trio.current_time() + self._limits.body_timeout_secs
+                    self._half_read = True
                     self._codec.receive(await self._receive())
+                    self._half_read = False
                 case Malformed():
                     return event
                 case _:

@@ -234,7 +234,7 @@ class Server:
             for start in range(0, len(late), _ENDED_AT_ONCE):
                 for connection in late[start : start + _ENDED_AT_ONCE]:
                     if connection.deadline <= now:
-                        connection.cancel()
+                        connection.expire()
                 await trio.lowlevel.checkpoint()
 
 

@@ -12,6 +12,7 @@ CATALOGUE = [
     (401, "unauthenticated", "invalid_request_error"),
     (403, "forbidden", "invalid_request_error"),
     (404, "model_not_found", "invalid_request_error"),
+    (408, "request_timeout", "invalid_request_error"),
     (413, "payload_too_large", "invalid_request_error"),
     (429, "rate_limit", "rate_limit_error"),
     (429, "concurrency_limit_exceeded", "rate_limit_error"),

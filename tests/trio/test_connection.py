@@ -245,17 +245,25 @@ async def test_a_client_that_left_instead_of_waiting_is_no_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sent", "limit"),
-    [(b"", IDLE_TIME), (GET, IDLE_TIME), (b"GET / HT", HEAD_TIME), (UPLOAD + b"\r\nbo", BODY_TIME)],
+    ("sent", "limit", "late"),
+    [
+        (b"", IDLE_TIME, False),
+        (GET, IDLE_TIME, False),
+        (b"GET / HT", HEAD_TIME, True),
+        (GET + b"GET / HT", HEAD_TIME, True),
+        (UPLOAD + b"\r\nbo", BODY_TIME, True),
+    ],
 )
 async def test_waits_for_a_client_only_so_long(
-    sent: bytes, limit: float, autojump_clock: trio.testing.MockClock
+    sent: bytes, limit: float, late: bool, autojump_clock: trio.testing.MockClock
 ) -> None:
-    """Before a first request and between two, in a head, in a body: each has its limit, then the end."""
+    """Before a first request and between two, in a head, in a body: each has its limit, then the end; a request that
+    was begun is told why."""
     async with serving() as served:
         await served.client.stream.send_all(sent)
         start = trio.current_time()
-        await served.client.rest()
+        rest = await served.client.rest()
+        assert (b"HTTP/1.1 408 " in rest, b'"request_timeout"' in rest) == (late, late)
         assert limit <= trio.current_time() - start <= limit + DEADLINE_GRAIN
 
 
