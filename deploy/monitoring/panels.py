@@ -443,6 +443,11 @@ def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
                     unit="s",
                 ),
                 Panel(
+                    "Tasks",
+                    "Does something pile up that should have ended?",
+                    (Query(f"sum by (instance) ({metric('event_loop_tasks', TARGETS)})", "{{instance}}"),),
+                ),
+                Panel(
                     "Workers",
                     "Does each instance run with as many workers as it should, and which one does not come back?",
                     (

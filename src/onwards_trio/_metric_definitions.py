@@ -261,6 +261,11 @@ DEFINITIONS: Final = (
         "Is the process overloaded, or did something block it?",
         buckets=_LAG_SECONDS,
     ),
+    _gauge(
+        "event_loop_tasks",
+        "Tasks that have not ended: some for the program, one for each client, a few more for some requests.",
+        "Does something pile up that should have ended?",
+    ),
     _counter(
         "log_lines_dropped_total",
         "Log lines that were dropped because they could not be written fast enough.",

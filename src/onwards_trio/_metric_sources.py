@@ -103,6 +103,11 @@ def connections(transport: DirectTransport) -> Source:
     return read
 
 
+def tasks() -> Iterator[Sample]:
+    """Of the event loop."""
+    yield "event_loop_tasks", (), trio.lowlevel.current_statistics().tasks_living
+
+
 def sharing(store: Keeper) -> Source:
     """store: keeps the limits that several processes share."""
 

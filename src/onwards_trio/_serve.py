@@ -25,7 +25,7 @@ from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metric_data import Families
-from onwards_trio._metric_sources import connections, limits_and_circuits, logs, program, requests, sharing
+from onwards_trio._metric_sources import connections, limits_and_circuits, logs, program, requests, sharing, tasks
 from onwards_trio._metrics import Metrics
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
@@ -156,6 +156,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
             limits_and_circuits(gateway),
             connections(direct),
             logs(access_log),
+            tasks,
             *([sharing(store)] if store else []),
             *([] if worker else [program(reloader)]),  # The parent tells that for all.
         ]

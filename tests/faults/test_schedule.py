@@ -185,14 +185,15 @@ class Process:
     def memory(self) -> int:
         return int(Path(f"/proc/{self.pid}/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
-    def under_way(self) -> float:
+    def under_way(self) -> tuple[int, int]:
+        """Requests, and tasks of the event loop."""
         connection = HTTPConnection("127.0.0.1", self._metrics_port, timeout=20)
         connection.request("GET", "/metrics")
         text = connection.getresponse().read().decode()
         connection.close()
-        return sum(
-            int(float(count)) for count in re.findall(r"^onwards_http_requests_pending\{.*\} (.*)$", text, re.MULTILINE)
-        )
+        pending = re.findall(r"^onwards_http_requests_pending\{.*\} (.*)$", text, re.MULTILINE)
+        [tasks] = re.findall(r"^onwards_event_loop_tasks (.*)$", text, re.MULTILINE)
+        return sum(map(int, map(float, pending))), int(float(tasks))
 
 
 @pytest.mark.parametrize(("codec", "count"), [("httptools", EXCHANGES), ("h11", EXCHANGES // 5)])
@@ -223,7 +224,7 @@ async def test_each_exchange_ends_as_it_must(
                         faults.append(line)
 
             serving.start_soon(partial(trio.to_thread.run_sync, listen))
-            before = process.descriptors()
+            before, tasks = process.descriptors(), process.under_way()[1]
             seen: list[tuple[int, int, int]] = []  # exchanges, bytes of memory, descriptors
 
             def reload() -> None:
@@ -253,7 +254,7 @@ async def test_each_exchange_ends_as_it_must(
             )
             # Clients have closed; the gateway needs a moment to see that, and keeps some connections to providers.
             with trio.fail_after(20):
-                while process.under_way() or process.descriptors() > before + 2 * IDLE:
+                while process.under_way() > (0, tasks) or process.descriptors() > before + 2 * IDLE:
                     await trio.lowlevel.checkpoint()
             assert memory[-1] - memory[0] < 8_000_000
             program.terminate()
