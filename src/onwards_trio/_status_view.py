@@ -63,6 +63,7 @@ _REASONS: Final = {
     "not_found": "unknown path",
     "overloaded": "no room at the moment",
     "payload_too_large": "request too large",
+    "request_timeout": "request too slow",
     "rate_limit": "too many requests",
     "service_unavailable": "no room, or no provider",
     "unauthenticated": "no key",

@@ -223,7 +223,7 @@ def test_never_more_than_the_limit_whatever_fails(tmp_path, seed):
         assert most_beyond(provider.came) <= RATE * JITTER + 1
         assert provider.most <= AT_ONCE
         assert len(provider.came) >= before + RATE
-        assert load.statuses[429] > load.statuses[200]
+        assert load.statuses[429]  # or the load would not have shown anything
 
 
 def test_a_store_that_comes_back_empty(tmp_path):
