@@ -55,8 +55,8 @@ def onwards_commands() -> list:
     commands = []
     for block in blocks("sh"):
         for line in block.values[0].replace("\\\n", " ").splitlines():
-            words = shlex.split(line.partition(">")[0])
-            if words and words[0] == "onwards":
+            if line.startswith("onwards "):
+                words = shlex.split(line.partition(">")[0])
                 commands.append(pytest.param(words[1:], id=f"{block.id} {words[1]}"))
     return commands
 

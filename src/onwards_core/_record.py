@@ -84,6 +84,8 @@ class Record:
     trace: object = attrs.field(default=None, repr=False, eq=False)
     """What the transport keeps of that trace while the exchange goes on."""
 
+    client: str | None = None
+    """The address that its connection is from: of the client, or of a proxy before the gateway."""
     first_byte: float | None = None
     """When the first byte of the answer left."""
     first_event: float | None = None

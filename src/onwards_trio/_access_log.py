@@ -5,11 +5,15 @@ each line would cost more than the line. What does not fit into memory meanwhile
 """
 
 import logging
+import math
 import os
+import select
+import stat
 import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
@@ -43,6 +47,7 @@ class AccessLog:
         self._path = path
         self._file = sys.stdout.fileno() if path == Path("-") else _open(path)
         self._lines: deque[bytes] = deque()
+        self._is_cut = False  # Whether the file ends within a line.
         self._reopens = False
         self._closing = threading.Event()
         self._writer = threading.Thread(target=self._write, name="access-log", daemon=True)
@@ -77,11 +82,29 @@ class AccessLog:
             if self._reopens:
                 self._reopens = False
                 self._open_anew()
-            lines = [self._lines.popleft() for _ in range(len(self._lines))]
-            try:
-                _write_all(self._file, b"".join(lines))
-            except OSError:  # A full disk loses lines, and nothing else.
-                self.dropped += len(lines)
+            self.write_waiting()
+
+    def write_waiting(self) -> None:
+        """Write the lines that wait now."""
+        lines = [self._lines.popleft() for _ in range(len(self._lines))]
+        for piece in _pieces(lines, self._most_at_once()):
+            self._append(piece)
+
+    def _most_at_once(self) -> float:
+        """Bytes that do not get mixed with those of another process: a file takes any number, a pipe few."""
+        return select.PIPE_BUF if stat.S_ISFIFO(os.fstat(self._file).st_mode) else math.inf
+
+    def _append(self, lines: bytes) -> None:
+        """Write some lines. A full disk loses them, and nothing else: the next one does not go on where one was cut."""
+        rest = b"\n" + lines if self._is_cut else lines
+        try:
+            while rest:
+                written = os.write(self._file, rest)
+                self._is_cut = not rest.endswith(b"\n", 0, written)
+                rest = rest[written:]
+        except OSError:
+            # What begins with the end of a line has that line whole, whenever there is room for it.
+            self.dropped += rest.count(b"\n") - rest.startswith(b"\n")
 
     def _open_anew(self) -> None:
         try:
@@ -91,15 +114,25 @@ class AccessLog:
             return
         os.close(self._file)
         self._file = file
+        self._is_cut = self._is_cut and os.fstat(file).st_size > 0
 
 
 def _open(path: Path) -> int:
     return os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o640)
 
 
-def _write_all(file: int, data: bytes) -> None:
-    while data:
-        data = data[os.write(file, data) :]
+def _pieces(lines: list[bytes], most: float) -> Iterator[bytes]:
+    """The lines, as many at once as `most` bytes hold, but at least one."""
+    together: list[bytes] = []
+    size = 0
+    for line in lines:
+        if together and size + len(line) > most:
+            yield b"".join(together)
+            together, size = [], 0
+        together.append(line)
+        size += len(line)
+    if together:
+        yield b"".join(together)
 
 
 class AttemptEntry(msgspec.Struct):
@@ -118,6 +151,7 @@ class Entry(msgspec.Struct):
     time: datetime
     request_id: str
     trace_id: str | None
+    client: str | None
     method: str
     endpoint: str
     alias: str | None
@@ -134,6 +168,7 @@ class Entry(msgspec.Struct):
     seconds: float | None
     first_byte_seconds: float | None
     first_event_seconds: float | None
+    first_content_seconds: float | None
 
 
 def entry(record: Record, now: float) -> Entry:
@@ -144,6 +179,7 @@ def entry(record: Record, now: float) -> Entry:
         datetime.fromtimestamp(now, UTC),
         record.request_id,
         record.trace_id,
+        record.client,
         *http_labels(record),
         record.alias,
         record.key,
@@ -168,6 +204,7 @@ def entry(record: Record, now: float) -> Entry:
         _since(started, record.ended),
         _since(started, record.first_byte),
         _since(started, record.first_event),
+        _since(started, record.first_content),
     )
 
 

@@ -65,11 +65,18 @@ class Service:
 class Connection:
     """Call `run`, once. `drain` makes it end as soon as no request is under way, `cancel` at once.
 
-    codec: of its own.
+    codec: of its own. client: its address, for records.
     """
 
     def __init__(
-        self, stream: TcpStream, codec: ServerCodec, service: Service, *, draining: bool = False, retiring: bool = False
+        self,
+        stream: TcpStream,
+        codec: ServerCodec,
+        service: Service,
+        *,
+        client: str | None = None,
+        draining: bool = False,
+        retiring: bool = False,
     ) -> None:
         self.reply: Reply | None = None
         """The one that is under way."""
@@ -78,6 +85,7 @@ class Connection:
         self._stream = stream
         self._codec = codec
         self._service = service
+        self._client = client
         self._limits = service.limits
         self._draining = draining
         self._retiring = retiring
@@ -141,6 +149,7 @@ class Connection:
                     request = self._request(head, body if isinstance(body, bytes) else b"")
                     record = self._screened or Record.of(request, trio.current_time())
                     record.request_id = request_id(request.headers) or new_request_id()
+                    record.client = self._client
                     if self._service.begin is not None:
                         self._service.begin(request, record)
                     reply = self._new_reply(record, http_1_0=head.http_1_0)
@@ -150,7 +159,7 @@ class Connection:
                     await self._answer(request, reply)
                     return reply.complete and self._codec.keep_alive
                 case Malformed():
-                    record = Record("", b"", trio.current_time(), request_id=new_request_id())
+                    record = Record("", b"", trio.current_time(), request_id=new_request_id(), client=self._client)
                     await self._refuse(self._new_reply(record), head)
                     return False
                 case bytes() | Signal():  # In place of a head this can only be `CLOSED`.

@@ -171,6 +171,8 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
 
         def reload() -> None:
             nursery.start_soon(reloader.reload, gateway)
+
+        def reopen_log() -> None:
             if access_log is not None:
                 access_log.reopen()
 
@@ -178,6 +180,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
             async for number in signals:
                 if number == signal.SIGHUP:
                     reload()
+                    reopen_log()
                     if tls:
                         tls.reload()
                 elif server.draining:
@@ -198,6 +201,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
                 collect=collect,
                 status=read_status,
                 reload=reload,
+                reopen_log=reopen_log,
                 reload_tls=tls.reload if tls else None,
                 drain=server.drain,
                 retire=server.retire,

@@ -177,7 +177,8 @@ class Server:
 
     async def _admit(self, stream: TcpStream) -> None:
         limits = self._limits()
-        client = _address(stream)
+        address = _address(stream)
+        client = _chosen_by_one(address)
         most = limits.connections_per_address
         if self._count >= min(limits.connections, self._room) or (most is not None and self._clients[client] >= most):
             self._turn_away(stream)
@@ -185,7 +186,7 @@ class Server:
         self._count += 1
         self._clients[client] += 1
         try:
-            await self._serve_stream(stream, limits)
+            await self._serve_stream(stream, address, limits)
         except Exception as fault:  # noqa: BLE001  # A bug ends the connection that met it, and no other.
             log_fault(fault)
         finally:
@@ -194,7 +195,7 @@ class Server:
             if not self._clients[client]:
                 del self._clients[client]
 
-    async def _serve_stream(self, stream: TcpStream, limits: ServerConfig) -> None:
+    async def _serve_stream(self, stream: TcpStream, address: str | None, limits: ServerConfig) -> None:
         if self._tls is not None:
             secured = await _shake_hands(stream, self._tls())
             if secured is None:
@@ -204,6 +205,7 @@ class Server:
             stream,
             self._http.server(limits.head_bytes, limits.head_fields),
             attrs.evolve(self._service, limits=limits),
+            client=address,
             draining=self._takes_no_more,
             retiring=bool(self._linger),
         )
@@ -238,14 +240,19 @@ class Server:
                 await trio.lowlevel.checkpoint()
 
 
-def _address(stream: TcpStream) -> str:
-    """Whom a connection is from: an IPv4 address, or the network that an IPv6 one can be chosen from at will."""
+def _address(stream: TcpStream) -> str | None:
+    """Where a connection is from."""
     try:
-        host = stream.socket.getpeername()[0]
-        address = ipaddress.ip_address(host)
+        return str(ipaddress.ip_address(stream.socket.getpeername()[0]))
     except (OSError, ValueError, IndexError):  # It has left, or is no network connection.
-        return ""
-    return host if address.version == 4 else str(ipaddress.ip_network((host, 64), strict=False))
+        return None
+
+
+def _chosen_by_one(address: str | None) -> str:
+    """The addresses that one client can choose from at will: an IPv4 address alone, the network of an IPv6 one."""
+    if address is None or ":" not in address:
+        return address or ""
+    return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
 
 
 async def _shake_hands(stream: TcpStream, context: ssl.SSLContext) -> TlsStream | None:

@@ -171,6 +171,7 @@ class _Trace:
             names.HTTP_METHOD: "_OTHER" if method == "OTHER" else method,
             names.HTTP_ROUTE: None if endpoint == "other" else endpoint,
             names.URL_SCHEME: self.scheme,
+            names.CLIENT_ADDRESS: record.client,
             names.HTTP_STATUS: record.status,
             names.HTTP_BODY_SIZE: record.bytes_sent,
             names.GEN_AI_OPERATION: names.OPERATIONS.get(endpoint),

@@ -68,6 +68,7 @@ class Worker:
         collect: Callable[[], Awaitable[Families]],
         status: Callable[[], Awaitable[Status]],
         reload: Callable[[], None],
+        reopen_log: Callable[[], None],
         reload_tls: Callable[[], None] | None,
         drain: Callable[[float], None],
         retire: Callable[[float], None],
@@ -82,6 +83,9 @@ class Worker:
 
         async def answer_reload(_: msgspec.Raw) -> None:
             reload()
+
+        async def answer_reopen_log(_: msgspec.Raw) -> None:
+            reopen_log()
 
         async def answer_reload_tls(_: msgspec.Raw) -> None:
             if reload_tls is not None:
@@ -98,6 +102,7 @@ class Worker:
             "collect": answer_collect,
             "status": answer_status,
             "reload": answer_reload,
+            "reopen_log": answer_reopen_log,
             "reload_tls": answer_reload_tls,
             "drain": answer_drain,
             "retire": answer_retire,

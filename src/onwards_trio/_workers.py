@@ -85,6 +85,7 @@ async def supervise(options: Options) -> None:
             async for number in signals:
                 if number == signal.SIGHUP:
                     nursery.start_soon(parent.reloader.reload, parent.gateway)
+                    parent.tell_all("reopen_log")  # whatever becomes of the config
                     if tls:
                         tls.reload()
                         parent.tell_all("reload_tls")

@@ -1,9 +1,14 @@
 """The access log: what it says, and what it does not hold up."""
 
 import json
+import os
 import re
+import resource
+import select
 import signal
 import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +31,8 @@ RECORD = Record(
     status=200,
     usage=Usage(1, 2, 3),
     request_id="id",
+    client="192.0.2.7",
+    first_content=100.75,
     first_byte=100.5,
     ended=101.0,
     bytes_sent=7,
@@ -45,6 +52,7 @@ def test_what_a_line_says() -> None:
         "time": "1970-01-01T00:00:00.250000Z",
         "request_id": "id",
         "trace_id": None,
+        "client": "192.0.2.7",
         "method": "POST",
         "endpoint": "/v1/chat/completions",
         "alias": "m",
@@ -64,6 +72,7 @@ def test_what_a_line_says() -> None:
         "seconds": 1.0,
         "first_byte_seconds": 0.5,
         "first_event_seconds": None,
+        "first_content_seconds": 0.75,
     }
 
 
@@ -103,6 +112,72 @@ def test_where_the_new_file_cannot_be_opened(tmp_path: Path) -> None:
         log.reopen()
         log.observe(RECORD)
     assert len((tmp_path / "moved" / "access.log").read_text().splitlines()) == 1
+
+
+@contextmanager
+def room_for(size: int) -> Iterator[None]:
+    """A file gets no larger than that, as on a disk that is full."""
+    most = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, most[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, most)
+
+
+@pytest.mark.parametrize("missing", [1, 2, 20])
+def test_a_line_that_was_cut(tmp_path: Path, missing: int) -> None:
+    """The next one begins on a line of its own, and only those that are not whole are counted as lost."""
+    path = tmp_path / "access.log"
+    log = AccessLog(path)
+    for _ in range(3):
+        log.observe(RECORD)
+    first, second, _ = log._lines
+    with room_for(len(first) + len(second) - missing):
+        log.write_waiting()
+        log.write_waiting()
+        lost = 1 if missing == 1 else 2
+        assert log.dropped == lost
+        log.observe(RECORD)
+        log.write_waiting()
+    assert log.dropped == lost + 1
+    assert path.read_bytes() == (first + second)[:-missing]
+    log.observe(RECORD)
+    with log:
+        pass
+    assert log.dropped == lost + 1
+    assert path.read_bytes().startswith(first + second[:-missing] + b"\n{")
+    assert json.loads(path.read_bytes().splitlines()[2])["alias"] == "m"
+    assert path.read_bytes().endswith(b"}\n")
+
+
+def test_a_pipe_of_several_processes(tmp_path: Path) -> None:
+    """Gets no more at once than it keeps together, and whole lines, so that none is mixed with another process's."""
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+    log = AccessLog(pipe)
+    other = os.open(pipe, os.O_WRONLY)
+    written = []
+    real = os.write
+
+    def write(file: int, data: bytes) -> int:
+        written.append(len(data))
+        return real(file, data)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(_access_log.os, "write", write)
+        for _ in range(40):
+            log.observe(RECORD)
+        log.write_waiting()
+    assert max(written) <= select.PIPE_BUF
+    assert len(written) < 40
+    found = os.read(reader, 65536)
+    assert [json.loads(line)["alias"] for line in found.splitlines()] == ["m"] * 40
+    for file in (reader, other):
+        os.close(file)
+    with log:
+        pass
 
 
 def test_lost_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -152,3 +227,4 @@ def test_the_program_writes_it(tmp_path: Path) -> None:
         assert process.wait() == 0
     line = json.loads(path.read_text())
     assert (line["request_id"], line["status"], line["outcome"]) == ("mine-1", 400, "client_error")
+    assert line["client"] == "127.0.0.1"

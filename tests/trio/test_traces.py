@@ -166,6 +166,7 @@ def test_an_exchange_with_a_fallback(tmp_path: Path, collector: _Collector) -> N
         names.HTTP_METHOD: "POST",
         names.HTTP_ROUTE: "/v1/chat/completions",
         names.URL_SCHEME: "http",
+        names.CLIENT_ADDRESS: "127.0.0.1",
         names.HTTP_STATUS: 200,
         names.GEN_AI_OPERATION: "chat",
         names.GEN_AI_MODEL: "m",

@@ -211,12 +211,17 @@ def test_orphans(provider: Provider, tmp_path: Path) -> None:
 
 
 def test_reload(provider: Provider, tmp_path: Path) -> None:
-    """SIGHUP puts the file in force in each worker; one with a mistake stays with the parent."""
-    with gateway(provider, tmp_path, "--watch", "false") as program:
+    """SIGHUP puts the file in force in each worker; one with a mistake stays with the parent. In any case it makes
+    them open the access log anew."""
+    log_file = tmp_path / "access.log"
+    with gateway(provider, tmp_path, "--watch", "false", "--access-log", str(log_file)) as program:
         config = json.loads(program.config.read_text())
         program.config.write_text("{")
+        log_file.rename(tmp_path / "old.log")
         program.process.send_signal(signal.SIGHUP)
         assert "worker" not in program.reads("config not reloaded")
+        while not log_file.exists():
+            assert program.process.poll() is None
         config["targets"]["other"] = config["targets"]["m"]
         program.config.write_text(json.dumps(config))
         program.process.send_signal(signal.SIGHUP)
