@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from onwards_trio._connection import Handler
     from onwards_trio._drive import forward
+    from onwards_trio._options import Options
     from onwards_trio._reply import Reply
-    from onwards_trio._serve import Options, serve
+    from onwards_trio._serve import serve
     from onwards_trio._server import Server, open_listeners
     from onwards_trio._upstream import Answer, Transport, Transports, UpstreamError
     from onwards_trio._upstream._direct import DirectTransport
@@ -46,7 +47,7 @@ _MODULES = {
     "Answer": "_upstream",
     "DirectTransport": "_upstream._direct",
     "Handler": "_connection",
-    "Options": "_serve",
+    "Options": "_options",
     "Reply": "_reply",
     "Server": "_server",
     "Transport": "_upstream",

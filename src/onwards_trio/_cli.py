@@ -21,7 +21,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand and return the exit code. Raises `SystemExit` for wrong usage, as argparse does."""
     words = sys.argv[1:] if argv is None else list(argv)
     if words[:1] == ["_worker"]:  # what `serve --workers` starts
-        from onwards_trio._worker import work
+        from onwards_trio._worker_process import work
 
         return work(int(words[1]))
     args = _parser(serving=words[:1] == ["serve"]).parse_args(words)
@@ -73,7 +73,8 @@ def _serve(args: argparse.Namespace) -> int:
 
     from onwards_trio._access import metrics_key
     from onwards_trio._log import logging_to
-    from onwards_trio._serve import Options, serve
+    from onwards_trio._options import Options
+    from onwards_trio._serve import serve
 
     if args.record is not None and not args.record.is_dir():
         return _fail([f"{args.record}: no folder to keep incidents in"])

@@ -7,7 +7,7 @@ of its last second are lost. One that ends properly hands its counts over.
 from collections import Counter
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import TYPE_CHECKING, Final, Literal
+from typing import Final, Literal
 
 import msgspec
 import trio
@@ -16,12 +16,10 @@ from onwards_trio._channel import ChannelError
 from onwards_trio._metric_data import Families, Series, merge
 from onwards_trio._metric_definitions import BY_NAME
 from onwards_trio._metrics import Metrics
+from onwards_trio._running import Running
 from onwards_trio._status import Board
 from onwards_trio._status_data import Status
 from onwards_trio._status_data import merge as merge_statuses
-
-if TYPE_CHECKING:
-    from onwards_trio._workers import Running
 
 PATIENCE: Final = 2.0
 """Seconds for a worker to answer; after that, what it said last counts."""
@@ -32,7 +30,7 @@ INTERVAL: Final = 1.0
 class Merged:
     """metrics, board: of the parent, which knows the config in force. current: who is ready, in each place."""
 
-    def __init__(self, metrics: Metrics, board: Board, current: Callable[[], Sequence["Running | None"]]) -> None:
+    def __init__(self, metrics: Metrics, board: Board, current: Callable[[], Sequence[Running | None]]) -> None:
         self.workers: set[Running] = set()
         """All that live."""
         self.exits: Counter[Literal["crashed", "replaced"]] = Counter()
@@ -55,7 +53,7 @@ class Merged:
         """Of all that live."""
         statuses: list[Status] = []
 
-        async def ask(worker: "Running") -> None:
+        async def ask(worker: Running) -> None:
             with suppress(ChannelError):
                 statuses.append(await worker.channel.call("status", None, Status, PATIENCE))
 
@@ -78,7 +76,7 @@ class Merged:
                 if worker.ready.is_set() and not worker.handed_over:
                     nursery.start_soon(self._ask, worker)
 
-    async def _ask(self, worker: "Running") -> None:
+    async def _ask(self, worker: Running) -> None:
         with suppress(ChannelError):
             counted = await worker.channel.call("collect", None, Families, PATIENCE)
             if worker in self.workers and not worker.handed_over:
@@ -97,12 +95,12 @@ class Merged:
 
     # --- ends
 
-    def add_final(self, worker: "Running", counted: Families) -> None:
+    def add_final(self, worker: Running, counted: Families) -> None:
         """What it counted in all, at its end."""
         worker.handed_over = True
         self._known[worker] = counted
 
-    def forget(self, worker: "Running") -> None:
+    def forget(self, worker: Running) -> None:
         """It is gone: its counts stay, what it was at the moment does not."""
         self.workers.discard(worker)
         counted = self._known.pop(worker, {})

@@ -6,38 +6,33 @@ import math
 import os
 import resource
 import signal
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable
 from contextlib import AsyncExitStack
-from pathlib import Path
 from random import Random
-from types import MappingProxyType
-from typing import Any, Final
+from typing import Final
 
 import attrs
 import trio
 
 from onwards_core import Gateway, Record, ServerConfig, Snapshot
-from onwards_core._values import Secret
-from onwards_trio._access import Access
 from onwards_trio._access_log import AccessLog
-from onwards_trio._admin import admin
 from onwards_trio._drive import forward, screening
 from onwards_trio._load import load_snapshot
 from onwards_trio._log import log_record
 from onwards_trio._metric_data import Families
 from onwards_trio._metric_sources import connections, limits_and_circuits, logs, program, requests, sharing, tasks
 from onwards_trio._metrics import Metrics
+from onwards_trio._operators import announce, listen, operators_server
+from onwards_trio._options import Options
 from onwards_trio._probe import Prober
 from onwards_trio._record import Incidents
 from onwards_trio._reload import Reloader
-from onwards_trio._server import Server, open_listeners
+from onwards_trio._server import Server
 from onwards_trio._server_tls import ServerTls
 from onwards_trio._status import Board
 from onwards_trio._status_data import Status
-from onwards_trio._status_routes import StatusRoutes
 from onwards_trio._store import Keeper
 from onwards_trio._store._open import keeper, keeper_of_worker, lease_terms
-from onwards_trio._tcp import TcpListener
 from onwards_trio._tracing import traces
 from onwards_trio._upstream import Transports
 from onwards_trio._upstream._direct import DirectTransport
@@ -55,46 +50,6 @@ STORE_WAIT: Final = 5.0
 """Seconds that are spent on waiting for a store of limits before requests are taken anyway."""
 
 
-@attrs.frozen
-class Options:
-    """What the command line says."""
-
-    config: Path
-    host: str = "0.0.0.0"  # noqa: S104 - what a server is for
-    port: int = 3000
-    """0: one that the system chooses; the log says which. This holds for `metrics_port`, too."""
-    watch: bool = True
-    """Whether to reload the config when its file changes. SIGHUP does that in any case."""
-    metrics: bool = True
-    """Whether to serve metrics and health."""
-    metrics_host: str = "127.0.0.1"
-    metrics_port: int = 9090
-    metrics_key: Secret | None = None
-    """What has to be shown for anything but health and readiness there. None: nothing."""
-    metrics_prefix: str = "onwards"
-    http_codec: str | None = None
-    """`httptools` or `h11`; None: the first of them that is installed."""
-    tls_cert: Path | None = None
-    """The certificate chain to show to clients. None: they speak plain HTTP."""
-    tls_key: Path | None = None
-    tls_client_ca: Path | None = None
-    """Who has to have signed the certificates that clients then have to show."""
-    server: Mapping[str, Any] = MappingProxyType({})
-    """Fields of the config's `server` that have other values than it says."""
-    record: Path | None = None
-    """The folder where exchanges that ended badly are kept. None: they are not."""
-    access_log: Path | None = None
-    """The file that gets a line for each exchange; `-`: standard output. None: there is none."""
-    drain_delay: float = 0.0
-    """How long to go on as before when the process has been told to stop, except that it says that it is not ready."""
-    drain_seconds: float = 30.0
-    """How long requests under way may take to finish after that."""
-    log_format: str = "auto"
-    """Of the log, for workers: `text`, `json`, or `auto`."""
-    workers: int = 1
-    """How many processes serve clients. With more than one, this process only looks after them."""
-
-
 async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa: C901, PLR0912, PLR0915  # It is a list of what there is.
     """Run the gateway until SIGTERM or SIGINT, then drain it. To be called in the main thread.
 
@@ -104,7 +59,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
     be listened on.
     """
     if options.workers > 1 and worker is None:
-        from onwards_trio._workers import supervise  # noqa: PLC0415  # It imports this module.
+        from onwards_trio._workers import supervise  # noqa: PLC0415  # Most gateways have one process.
 
         await supervise(options)
         return
@@ -265,20 +220,6 @@ def _collect_less_garbage() -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def operators_server(
-    options: Options,
-    collect: Callable[[], Awaitable[Families]],
-    read_status: Callable[[], Awaitable[Status]],
-    unready: Callable[[], str],
-    remark: Callable[[], str] = lambda: "",
-) -> Server:
-    """Answers on the metrics port. unready, remark: as for `admin`."""
-    access = Access(options.metrics_key, options.metrics_host)
-    status = StatusRoutes(read_status, lambda: unready() == "draining")
-    handle = admin(collect, options.metrics_prefix, unready, access, status, remark)
-    return Server(handle, http=codecs(options.http_codec))
-
-
 def _share(limits: ServerConfig, workers: int) -> ServerConfig:
     """A worker's part of what all connections together may take up. It holds one body in any case."""
     if workers == 1:
@@ -300,15 +241,3 @@ def _room_for_connections() -> float:
     room = max(1, (most - _OTHER_FILES) // 2)
     _log.info("open files: %d, which is enough for %d connections", most, room)
     return room
-
-
-async def listen(opened: AsyncExitStack, host: str, port: int) -> list[TcpListener]:
-    """Open listeners that are closed in any case, also if what comes after them can't be opened."""
-    return [await opened.enter_async_context(listener) for listener in await open_listeners(host, port)]
-
-
-def announce(what: str, scheme: str, listeners: list[TcpListener]) -> None:
-    """Log where they listen."""
-    for listener in listeners:
-        host, port = listener.socket.getsockname()[:2]
-        _log.info("%s %s://%s:%d", what, scheme, f"[{host}]" if ":" in host else host, port)

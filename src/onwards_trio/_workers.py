@@ -29,8 +29,10 @@ from onwards_trio._merged import Merged
 from onwards_trio._metric_data import Families
 from onwards_trio._metric_sources import program
 from onwards_trio._metrics import Metrics
+from onwards_trio._operators import announce, listen, operators_server
+from onwards_trio._options import Options
 from onwards_trio._reload import Reloader
-from onwards_trio._serve import Options, announce, listen, operators_server
+from onwards_trio._running import Running
 from onwards_trio._server_tls import ServerTls
 from onwards_trio._status import Board
 from onwards_trio._store._embedded import NAME as LIMITS
@@ -50,20 +52,6 @@ _FAREWELL: Final = 5.0
 """Seconds for a worker to end when its channel was cut."""
 
 _log = logging.getLogger("onwards.workers")
-
-
-@attrs.define(eq=False)
-class Running:
-    """A worker's process."""
-
-    number: int
-    process: trio.Process
-    channel: Channel
-    ready: trio.Event = attrs.field(factory=trio.Event)
-    ended: trio.Event = attrs.field(factory=trio.Event)
-    leaving: bool = False
-    """Whether it was told to end."""
-    handed_over: bool = False
 
 
 async def supervise(options: Options) -> None:
