@@ -4,7 +4,7 @@
 
 The core decides, this file moves bytes. Each attempt at a provider gets a connection of its own. SIGHUP reloads the
 config. What a gateway on a public network needs beyond it: deadlines for clients that fall silent, TLS towards
-clients, a provider's own `tls`, probes and proxies towards providers, a drain at shutdown, and HTTP parsing as strict
+clients, a provider's own `tls` and proxies towards providers, a drain at shutdown, and HTTP parsing as strict
 as that of `onwards_trio`; h11 forgives some things.
 """
 
@@ -37,6 +37,8 @@ from onwards_core import (
     KeepAlive,
     PassedOn,
     PassOn,
+    Pool,
+    Provider,
     ReadBody,
     Request,
     Respond,
@@ -101,10 +103,14 @@ async def keeping_alive(
 ) -> Event:
     """Carry the action out, and send something to the client as often as it wants while that takes time."""
     working = asyncio.create_task(upstream.carry_out(action))
+    # Counted from the request on, so that many short actions do not add up to a long silence.
+    waited = asyncio.get_running_loop().time() - exchange.record.started
+    wait = keep_alive.interval - waited % keep_alive.interval
     try:
-        while not (await asyncio.wait([working], timeout=keep_alive.interval))[0]:
+        while not (await asyncio.wait([working], timeout=wait))[0]:
             await client.keep_alive(keep_alive)
             exchange.answer_begun()
+            wait = keep_alive.interval
     except BaseException:
         working.cancel()
         raise
@@ -219,6 +225,38 @@ class Upstream:
         except OSError:
             raise UpstreamError("reset") from None
         return event
+
+
+# Probes: how providers are, asked by themselves, where `health.probe` is configured.
+
+
+async def probe_all(gateway: Gateway) -> None:
+    """Ask each provider at its interval, by the config of the moment."""
+    now = asyncio.get_running_loop().time
+    due: dict[str, float] = {}
+    async with asyncio.TaskGroup() as probes:
+        while True:
+            probed = [
+                (pool, pool.probe, provider)
+                for pool in gateway.snapshot.pools.values()
+                if pool.probe is not None
+                for provider in pool.providers
+            ]
+            due = {provider.identity: due.get(provider.identity, now()) for _, _, provider in probed}
+            for pool, settings, provider in probed:
+                if due[provider.identity] <= now():
+                    due[provider.identity] = now() + settings.interval_secs
+                    probes.create_task(probe(gateway, pool, provider, settings.timeout_secs))
+            await asyncio.sleep(min([1.0, *(at - now() for at in due.values())]))  # A reload may change it all.
+
+
+async def probe(gateway: Gateway, pool: Pool, provider: Provider, timeout: float) -> None:
+    ok = False
+    with contextlib.suppress(TimeoutError), contextlib.closing(Upstream()) as upstream:
+        async with asyncio.timeout(timeout):
+            answer = await upstream.carry_out(gateway.probe(pool, provider))
+            ok = isinstance(answer, UpstreamResponded) and answer.status < 400
+    gateway.probed(pool, provider, ok=ok, now=asyncio.get_running_loop().time())
 
 
 # The client's side.
@@ -384,7 +422,9 @@ async def serve(path: Path, host: str, port: int) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, reload)
     server = await asyncio.start_server(partial(serve_client, gateway), host, port)
     print(f"listening on http://{host}:{server.sockets[0].getsockname()[1]}", flush=True)
-    await server.serve_forever()
+    async with asyncio.TaskGroup() as tasks:
+        tasks.create_task(probe_all(gateway))
+        tasks.create_task(server.serve_forever())
 
 
 if __name__ == "__main__":

@@ -217,6 +217,9 @@ async def _keeping_alive(
     reply: Reply,
 ) -> Event:
     """Carry the action out, and send something to the client as often as it wants while that takes time."""
+    # Counted from the request on, so that many short actions do not add up to a long silence.
+    waited = trio.current_time() - reply.record.started
+    due = trio.current_time() + keep_alive.interval - waited % keep_alive.interval
     events: list[Event] = []
     done = trio.Event()
 
@@ -228,9 +231,10 @@ async def _keeping_alive(
     async with trio.open_nursery() as nursery:
         nursery.start_soon(carry_out)
         while not done.is_set():
-            with trio.move_on_after(keep_alive.interval):
+            with trio.move_on_at(due):
                 await done.wait()
             if not done.is_set():
+                due = trio.current_time() + keep_alive.interval
                 if not reply.begun:
                     reply.start(keep_alive.status, keep_alive.headers)
                     exchange.answer_begun()

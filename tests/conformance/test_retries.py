@@ -187,6 +187,33 @@ def test_a_circuit(gateway: Gateway, provider: Provider, second: Provider) -> No
     assert gateway.through(provider)[1].status == 200
 
 
+def test_probes(gateway: Gateway, provider: Provider, second: Provider) -> None:
+    """Each provider is asked by itself; one that fails is left out, and one that is well again is brought back."""
+    probe = {"path": "/up", "interval_secs": 0.1, "timeout_secs": 9}
+    health = {"consecutive_failures": 1, "cooldown_secs": 0.2, "probe": probe}
+    providers = [{"url": f"{each.url}base", "onwards_key": "sk-own"} for each in (provider, second)]
+    _configure(gateway, providers=providers, health=health)
+
+    def asked(status: int) -> int:
+        """Send a request; to whose port it goes. Meanwhile probes are answered: this by the first provider."""
+        client = gateway.connect()
+        client.request()
+        while True:
+            call = next_call([provider, second])
+            assert call is not None
+            if call.method == "POST":
+                call.respond()
+                assert client.answer().status == 200
+                return call.port
+            assert (call.method, call.target, call.head.get("authorization")) == ("GET", "/base/up", "Bearer sk-own")
+            call.respond(status if call.port == provider.port else 200)
+
+    while asked(500) == provider.port:
+        pass
+    while asked(200) == second.port:
+        pass
+
+
 def test_the_last_healthy_provider(gateway: Gateway, provider: Provider) -> None:
     """Is never left out, however often it fails."""
     _configure(gateway, provider, health={"consecutive_failures": 1, "cooldown_secs": 60})

@@ -212,6 +212,17 @@ def test_fallback_goes_by_the_real_status(gateway: Gateway, provider: Provider, 
     assert client.answer().status == 200
 
 
+@pytest.mark.parametrize("body", [b"", b'{"error": {"code": 503}}', b"<html>", b'{"choices": 1}'])
+def test_fallback_on_answers_that_are_none(gateway: Gateway, provider: Provider, second: Provider, body: bytes) -> None:
+    """An error, nothing, or what does not parse, with a 200: another provider is tried."""
+    _configure(gateway, provider, second, fallback={"enabled": True, "on_status": [5]})
+    client = gateway.connect()
+    _ask(client, CHAT)
+    provider.call().respond(200, body, [JSON])
+    second.call().respond(200, json.dumps(COMPLETION).encode(), [JSON])
+    assert client.answer().json()["choices"][0]["message"]["content"] == "x"
+
+
 def test_sanitize_response_has_no_effect(gateway: Gateway, provider: Provider) -> None:
     """Beside strict mode."""
     client, call = _begin(gateway, provider, sanitize_response=True)
