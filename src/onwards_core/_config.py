@@ -20,6 +20,7 @@ from onwards_core._values import (
     KeyPrefix,
     LeaseSeconds,
     Milliseconds,
+    Password,
     Path,
     PositiveInteger,
     PositiveNumber,
@@ -321,6 +322,7 @@ class StateConfig:
     )
     cluster: Boolean = _field("Whether it is a cluster, of which the URL names some nodes.", False)
     sentinel_master: Text | None = _field("Ask the sentinels that the URL names for the primary of this name.", None)
+    sentinel_password: Password | None = _field("Of the sentinels; none if left out.", None)
     tls: TlsConfig | None = _field("How rediss connections are secured, other than by the system's defaults.", None)
 
 

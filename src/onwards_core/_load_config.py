@@ -197,6 +197,8 @@ def _contradictions(file: ConfigFile) -> Iterator[str]:
     if (state := file.state) is not None:
         if state.cluster and state.sentinel_master is not None:
             yield "state.sentinel_master: expected none, since a cluster needs no sentinels"
+        if state.sentinel_password is not None and state.sentinel_master is None:
+            yield "state.sentinel_password: expected none, since there are no sentinels"
         if state.cluster and parse_store_url(state.url.reveal()).database:
             yield "state.url: expected no database, since a cluster has only one"
     for alias, pool in file.targets.items():

@@ -403,5 +403,6 @@ def test_a_store_is_of_one_kind():
     assert state(cluster=True, sentinel_master="x") == [
         "state.sentinel_master: expected none, since a cluster needs no sentinels"
     ]
+    assert state(sentinel_password="x") == ["state.sentinel_password: expected none, since there are no sentinels"]
     assert state(cluster=True, url="redis://h/1") == ["state.url: expected no database, since a cluster has only one"]
     assert state(prefix="{a}") == ['state.prefix: expected letters, digits and any of _.:/-, got "{a}"']

@@ -1,4 +1,4 @@
-"""Real servers for limits that are shared: Redis or Valkey, one of them or a cluster of three."""
+"""Real servers for limits that are shared: one, a cluster of three, or what sentinels watch."""
 
 import contextlib
 import shutil
@@ -30,10 +30,21 @@ def free_port() -> int:
 class StoreServer:
     """One server, which can be stopped and started again, without its data."""
 
-    def __init__(self, folder: Path, *options: str) -> None:
+    def __init__(self, folder: Path, *options: str, password: str = "", tls: Path | None = None) -> None:
+        """tls: where `cert.pem`, `key.pem` and `ca.pem` are; there is a port for it, too."""
+        folder.mkdir(exist_ok=True)
         self.port = free_port()
+        self.tls_port = free_port()
         self._folder = folder
+        settings = {"requirepass": password, "masterauth": password} if password else {}
+        if tls:
+            settings |= {"tls-port": str(self.tls_port), "tls-replication": "yes", "tls-auth-clients": "no"}
+            settings |= {
+                f"tls-{kind}-file": str(tls / f"{kind.split('-')[0]}.pem") for kind in ("cert", "key", "ca-cert")
+            }
+        self._settings = settings
         self._options = options
+        self._greeting = f"AUTH {password}\r\n".encode() if password else b""
         self.start()
 
     @property
@@ -42,18 +53,24 @@ class StoreServer:
 
     def start(self) -> None:
         fixed = ["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", str(self._folder)]
-        self.process = subprocess.Popen(
-            [SERVER, "--port", str(self.port), *fixed, *self._options], stdout=subprocess.DEVNULL
-        )
+        settings = [word for name, value in self._settings.items() for word in (f"--{name}", value)]
+        self._run("--port", str(self.port), *fixed, *settings, *self._options)
+
+    def _run(self, *words: str) -> None:
+        self.process = subprocess.Popen([SERVER, *words], stdout=subprocess.DEVNULL)
         self.ask("PING")
 
     def ask(self, *words: str) -> str:
-        """What the server answers, first line only; waits until it is there."""
+        """What the server answers: one line, or a text, or several; waits until it is there."""
         for _ in range(200):
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=5) as client:
-                    client.sendall(b"".join(f"{word}\r\n".encode() for word in [" ".join(words)]))
-                    return client.recv(65536).decode().partition("\r\n")[0]
+                    if self._greeting:
+                        client.sendall(self._greeting)
+                        assert client.recv(5) == b"+OK\r\n"
+                    client.sendall(f"{' '.join(words)}\r\n".encode())
+                    line, _, text = client.recv(65536).decode().partition("\r\n")
+                    return text.strip() if line[0] in "$*" else line
             except ConnectionRefusedError:
                 time.sleep(0.02)
         raise AssertionError("the server does not come up")
@@ -62,25 +79,57 @@ class StoreServer:
         self.process.kill()
         self.process.wait()
 
+    def wait_for(self, sought: str, *words: str) -> None:
+        """Until that is in what the server answers."""
+        for _ in range(500):
+            if sought in self.ask(*words):
+                return
+            time.sleep(0.02)
+        raise AssertionError(f"no {sought} in {self.ask(*words)}")
+
+
+class Sentinel(StoreServer):
+    """Watches a primary, which it calls `limits`, with one replica; decides alone that it is dead."""
+
+    def __init__(self, folder: Path, primary: int, servers_password: str, password: str, tls: Path | None) -> None:
+        self._watched = {
+            "monitor limits": f"127.0.0.1 {primary} 1",
+            "down-after-milliseconds limits": "300",
+            "failover-timeout limits": "2000",
+            **({"auth-pass limits": servers_password} if servers_password else {}),
+        }
+        super().__init__(folder, password=password, tls=tls)
+        self.wait_for("slave", "SENTINEL", "REPLICAS", "limits")
+
+    def start(self) -> None:
+        file = self._folder / "sentinel.conf"  # It writes there what it has found out.
+        settings = {"port": str(self.port), "bind": "127.0.0.1", "dir": str(self._folder)}
+        settings |= {name: value for name, value in self._settings.items() if name != "masterauth"}
+        settings |= {f"sentinel {name}": value for name, value in self._watched.items()}
+        file.write_text("".join(f"{name} {value}\n" for name, value in settings.items()))
+        self._run(str(file), "--sentinel")
+
 
 @contextlib.contextmanager
-def store_server(folder: Path, *options: str) -> Iterator[StoreServer]:
-    server = StoreServer(folder, *options)
+def ending(server: StoreServer) -> Iterator[StoreServer]:
     try:
         yield server
     finally:
         server.kill()
 
 
+def store_server(
+    folder: Path, *options: str, password: str = "", tls: Path | None = None
+) -> contextlib.AbstractContextManager[StoreServer]:
+    return ending(StoreServer(folder, *options, password=password, tls=tls))
+
+
 @contextlib.contextmanager
 def store_cluster(folder: Path) -> Iterator[list[StoreServer]]:
     """Three servers that have a third of all slots each."""
     with contextlib.ExitStack() as stack:
-        servers = []
-        for number in range(3):
-            own = folder / str(number)
-            own.mkdir()
-            servers.append(stack.enter_context(store_server(own, "--cluster-enabled", "yes")))
+        folders = [folder / str(number) for number in range(3)]
+        servers = [stack.enter_context(store_server(each, "--cluster-enabled", "yes")) for each in folders]
         bounds = [0, 5461, 10922, 16384]
         for server, first, end in zip(servers, bounds, bounds[1:], strict=False):
             assert server.ask("CLUSTER", "ADDSLOTSRANGE", str(first), str(end - 1)) == "+OK"
@@ -89,13 +138,22 @@ def store_cluster(folder: Path) -> Iterator[list[StoreServer]]:
         for server in servers[1:]:
             servers[0].ask("CLUSTER", "MEET", "127.0.0.1", str(server.port))
         for server in servers:
-            for _ in range(500):
-                with socket.create_connection(("127.0.0.1", server.port), timeout=5) as client:
-                    client.sendall(b"CLUSTER INFO\r\n")
-                    text = client.recv(65536)
-                if b"cluster_state:ok" in text and b"cluster_known_nodes:3" in text:
-                    break
-                time.sleep(0.02)
-            else:
-                raise AssertionError(f"the cluster does not come up: {text!r}")
+            server.wait_for("cluster_known_nodes:3", "CLUSTER", "INFO")
+            server.wait_for("cluster_state:ok", "CLUSTER", "INFO")
         yield servers
+
+
+@contextlib.contextmanager
+def watched_servers(
+    folder: Path, password: str = "", sentinel_password: str = "", tls: Path | None = None
+) -> Iterator[tuple[StoreServer, StoreServer, Sentinel]]:
+    """A primary, its replica, and a sentinel."""
+    options = ["--repl-diskless-sync-delay", "0"]  # It would wait for more replicas.
+    with contextlib.ExitStack() as stack:
+        primary = stack.enter_context(store_server(folder / "primary", *options, password=password, tls=tls))
+        port = primary.tls_port if tls else primary.port
+        options += ["--replicaof", "127.0.0.1", str(port)]
+        replica = stack.enter_context(store_server(folder / "replica", *options, password=password, tls=tls))
+        replica.wait_for("connected", "ROLE")
+        sentinel = Sentinel(folder / "sentinel", port, password, sentinel_password, tls)
+        yield primary, replica, stack.enter_context(ending(sentinel))

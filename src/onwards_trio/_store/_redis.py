@@ -5,14 +5,16 @@ many, and the limits are spread over them.
 """
 
 import logging
+import ssl
 from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import blake2b
 from importlib.resources import files
 from typing import Any, Final, TypeAlias
 
 import attrs
 import coredis
+import trio
 from coredis.connection import TCPLocation
 from coredis.exceptions import NoScriptError, RedisError
 from coredis.retry import NoRetryPolicy
@@ -78,6 +80,8 @@ class RedisStore:
                 except Exception as error:
                     inside = error
                     raise
+        except StoreError:
+            raise
         except Exception as error:  # noqa: BLE001  # What coredis raises has many forms, and comes in groups.
             if inside is not None:
                 raise inside from None
@@ -99,15 +103,28 @@ class RedisStore:
         if config.cluster:
             async with coredis.RedisCluster(startup_nodes=places, **options, **common) as cluster:
                 yield cluster
-        elif config.sentinel_master is not None:
-            sentinels = coredis.Sentinel(places, db=url.database, retry_policy=NoRetryPolicy(), **options)
-            primary = sentinels.primary_for(config.sentinel_master, verify_version=False)
-            async with sentinels, primary:
-                yield primary
         else:
+            if config.sentinel_master is not None:
+                places = [await self._primary(config.sentinel_master, places, options["ssl_context"])]
             (place,) = places
             async with coredis.Redis(place.host, place.port, db=url.database, **options, **common) as single:
                 yield single
+
+    async def _primary(self, name: str, sentinels: list[TCPLocation], context: ssl.SSLContext | None) -> TCPLocation:
+        """Where the first sentinel that knows it says that it is. Should that be wrong, it refuses to write."""
+        password = self._config.sentinel_password
+        options: dict[str, Any] = {
+            "password": password.reveal() if password else None,
+            "ssl_context": context,
+            "verify_version": False,
+        }
+        for place in sentinels:
+            # One that is silent must leave time for the others. What goes wrong has many forms, as above.
+            with suppress(Exception), trio.move_on_after(_TIMEOUT / (len(sentinels) + 1)):
+                async with coredis.Redis(place.host, place.port, **options) as sentinel:
+                    if found := await sentinel.sentinel_get_master_addr_by_name(name):
+                        return TCPLocation(*found)
+        raise StoreError("no sentinel that answers knows the primary")
 
 
 class _Connection:
@@ -234,9 +251,13 @@ def _beaten(results: list[Any]) -> Beaten:
 
 
 def _reason(error: BaseException) -> str:
-    """What went wrong, without anything that may be secret: messages of coredis may quote commands and URLs."""
+    """What went wrong, without anything that may be secret: messages of coredis may quote commands and URLs, those of
+    the system, which lie below, do not."""
     while isinstance(error, BaseExceptionGroup):
         error = error.exceptions[0]
-    if isinstance(error, OSError) and error.strerror:
-        return error.strerror
+    cause: BaseException | None = error
+    while cause is not None:
+        if isinstance(cause, OSError) and cause.strerror:
+            return cause.strerror
+        cause = cause.__cause__ or cause.__context__
     return type(error).__name__
