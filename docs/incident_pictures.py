@@ -2,8 +2,8 @@
 
     python docs/incident_pictures.py
 
-Needs what `requirements/test.txt` and `requirements/bench.txt` install, Prometheus, Chromium and its chromedriver. The
-panels are those of `deploy/grafana/onwards.json`, with what Prometheus answers to their queries, but drawn by
+Needs what `requirements/test.txt` and `requirements/bench.txt` install, Prometheus, Chromium with its chromedriver, and
+jq. The panels are those of `deploy/grafana/onwards.json`, with what Prometheus answers to their queries, but drawn by
 matplotlib: it is not Grafana that draws them.
 """
 
@@ -34,7 +34,7 @@ from docs.examples.incident import Incident, clients, prometheus  # noqa: E402
 from tests.browser_support import browser  # noqa: E402
 
 PICTURES = HERE / "incident"
-COMMAND = re.findall(r"```sh\n(grep .*?)\n```", (HERE / "incident.md").read_text())[0]
+COMMANDS = re.findall(r"```sh\n(jq .*?)\n```", (HERE / "incident.md").read_text())
 WELL, FAILING = 60.0, 75.0  # seconds
 ROWS = ("Is it healthy?", "Which provider is to blame?")
 
@@ -69,18 +69,17 @@ def main() -> None:
                 top = window.run("return document.querySelectorAll('h2')[1].getBoundingClientRect().top")
                 picture = Image.open(BytesIO(window.screenshot()))
                 picture.crop((0, 0, picture.width, int(top) - 8)).save(PICTURES / "status.png", optimize=True)
-                page = "data:text/html," + quote(terminal(COMMAND, incident.folder))
-                window.look(width=900, height=225)
+                page = "data:text/html," + quote(terminal(incident.folder))
+                window.look(width=1000, height=100)
                 window.open(page)
                 (PICTURES / "log.png").write_bytes(window.screenshot())
             draw(Source(url, began + 10, ended), PICTURES / "grafana.png")
 
 
-def terminal(command: str, folder: Path) -> str:
+def terminal(folder: Path) -> str:
     """A page with what a shell shows."""
-    last = "tail -n 6 gateway.log | cut -d' ' -f 5-"
     shown = ""
-    for each in (last, command):
+    for each in ("grep -m 1 status_503 access.log", *COMMANDS):
         output = subprocess.run(each, shell=True, cwd=folder, capture_output=True, text=True, check=True).stdout  # noqa: S602
         shown += f"<b>$ {escape(each)}</b>\n{escape(output)}\n"
     style = f"background:{PANEL};color:{TEXT};font:12px/1.6 'DejaVu Sans Mono',monospace;margin:16px"

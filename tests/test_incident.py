@@ -153,17 +153,59 @@ def test_the_status_page_names_the_culprit(incident):
     assert blamed == {incident.culprit}
 
 
-def test_the_log_names_the_culprit(incident):
-    """The command that the page shows lists attempts that failed by provider, all of them the culprit's."""
-    incident.begin()
-    ask(incident, 40)
-    page = (ROOT / "docs" / "incident.md").read_text()
-    command = re.search(r"```sh\n(grep .*?)\n```", page)[1].replace("gateway.log", str(incident.log))
-    until = time.monotonic() + DEADLINE
-    while not (lines := subprocess.check_output(command, shell=True, text=True).splitlines()):  # written aside
-        assert time.monotonic() < until
-        time.sleep(0.05)
-    assert {line.split()[1].partition(":")[0] for line in lines} == {incident.culprit}
+@pytest.fixture(scope="module")
+def logged(tmp_path_factory):
+    """One whose access log has 80 requests of before, and 80 from the midst of it."""
+    with Incident(0, tmp_path_factory.mktemp("logged")) as staged:
+        ask(staged, 80)
+        staged.begin()
+        ask(staged, 80)
+        until = time.monotonic() + DEADLINE
+        while staged.access_log.read_text().count("\n") < 160:  # written aside
+            assert time.monotonic() < until
+            time.sleep(0.05)
+        yield staged
+
+
+COMMANDS = [
+    pytest.param(command, id=f"{page.stem} {number}")
+    for page in sorted((ROOT / "docs").rglob("*.md"))
+    for number, command in enumerate(re.findall(r"^```sh\n(.*?)^```$", page.read_text(), re.DOTALL | re.MULTILINE))
+    if "access.log" in command
+]
+
+
+def shown(command, folder):
+    """What a shell prints for it; no part of it may fail."""
+    if "jq" in command and not shutil.which("jq"):
+        pytest.skip("jq is not installed")
+    bash = ["bash", "-o", "pipefail", "-c", command]
+    done = subprocess.run(bash, cwd=folder, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), command
+    return done.stdout.splitlines()
+
+
+def test_there_are_commands_for_most_alerts():
+    """Each page that has one has a question which the access log answers."""
+    assert len({command.id.split()[0] for command in COMMANDS}) >= 10
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_commands_for_the_access_log(logged, command):
+    """Each of them, in whatever page, prints something for the log of the incident."""
+    *_, last = logged.access_log.read_text().splitlines()
+    assert shown(command.replace("8a7d4c…", json.loads(last)["request_id"]), logged.folder)
+
+
+@pytest.mark.parametrize("way", ["jq", "python3"])
+def test_the_access_log_names_the_culprit(logged, way):
+    """The commands of the page about it list attempts that failed by provider, all of them the culprit's."""
+    page = (ROOT / "docs" / "access-log.md").read_text()
+    command = re.search(rf"```sh\n({way} .*?)\n```", page, re.DOTALL)[1]
+    lines = shown(command, logged.folder)
+    assert {line.split()[1] for line in lines} == {logged.culprit}
+    assert "status_503" in {line.split()[2] for line in lines}
+    assert way != "jq" or command in (ROOT / "docs" / "incident.md").read_text()
 
 
 def test_the_script_ends_by_itself():

@@ -51,7 +51,7 @@ class Incident:
         self._running = ExitStack()
         self._mocks: dict[str, ExitStack] = {}
         self._urls: dict[str, str] = {}
-        self.log = folder / "gateway.log"
+        self.access_log = folder / "access.log"
         self.gateway = ""
         """URL for clients."""
         self.operators = ""
@@ -65,9 +65,9 @@ class Incident:
             config = self.folder / "config.json"
             config.write_text(json.dumps(self._config(), indent=2))
             command = [*ONWARDS, "serve", "-f", str(config), "-p", "0", "--host", "127.0.0.1", "--metrics-port", "0"]
-            command += ["--log-level", "debug"]  # a line for each request
+            command += ["--access-log", str(self.access_log)]
             patterns = r"listening on (http://[\d.:]+)", r"metrics on (http://[\d.:]+)"
-            urls = self._running.enter_context(started(command, self.log, *patterns))
+            urls = self._running.enter_context(started(command, self.folder / "gateway.log", *patterns))
             self.gateway, self.operators = (f"{url}/" for url in urls)
             starting.pop_all()
         return self
@@ -215,7 +215,7 @@ def main() -> None:
     with TemporaryDirectory() as folder, Incident(options.seed, Path(folder)) as incident, ExitStack() as more:
         print(f"Status page  {incident.operators}")
         print(f"Metrics      {incident.operators}metrics")
-        print(f"Log          {incident.log}")
+        print(f"Access log   {incident.access_log}")
         if shutil.which("prometheus"):
             print(f"Prometheus   {more.enter_context(prometheus(incident))}")
         more.enter_context(clients(incident, 12, 0.5))
