@@ -83,7 +83,7 @@ def terminal(folder: Path) -> str:
         output = subprocess.run(each, shell=True, cwd=folder, capture_output=True, text=True, check=True).stdout  # noqa: S602
         shown += f"<b>$ {escape(each)}</b>\n{escape(output)}\n"
     style = f"background:{PANEL};color:{TEXT};font:12px/1.6 'DejaVu Sans Mono',monospace;margin:16px"
-    return f'<body style="{style}"><pre style="font:inherit;white-space:pre-wrap">{shown}</pre>'
+    return f'<body style="{style}"><pre style="font:inherit;white-space:pre-wrap;overflow-wrap:anywhere">{shown}</pre>'
 
 
 class Source:

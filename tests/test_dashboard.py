@@ -53,7 +53,7 @@ def test_a_new_metric_gets_a_panel(monkeypatch, definition):
     monkeypatch.setattr(panels, "DEFINITIONS", (*DEFINITIONS, new))
     *_, row = panels.rows(Metrics("onwards"))
     assert row.title == "Everything else"
-    *_, panel = row.panels
+    [panel] = row.panels
     assert (panel.title, panel.question) == ("New", definition.question)
     assert f"onwards_{new.name}" in panel.queries[0].expr
 

@@ -91,6 +91,8 @@ def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
     own = metric("tokens_total", f'{ALIAS},kind!="cached"')
     first_bytes = metric("time_to_first_byte_seconds_bucket", ALIAS)
     host = metric("upstream_requests_total", TARGETS)
+    losses = metric("store_losses_total", TARGETS)
+    calls = metric("store_calls_total", TARGETS)
     reused = metric("upstream_requests_total", f'{TARGETS},connection="reused"')
     failing_share = (
         f"(sum by (alias, provider) ({_rate(blamed)}) or 0 * sum by (alias, provider) ({_rate(tried)}))"
@@ -367,6 +369,46 @@ def _chosen_rows(metric: Metrics) -> tuple[Row, ...]:
                     (Query(f"sum by (alias, key, kind) (increase({tokens}[$__range]))"),),
                     kind="table",
                     columns=(("A", "Tokens", "short"),),
+                ),
+            ),
+        ),
+        Row(
+            "Shared limits",
+            (
+                Panel(
+                    "Store of shared limits",
+                    "Are limits shared now, or does a gateway go on by itself?",
+                    (Query(f"min by (instance) ({metric('store_up', TARGETS)})", "{{instance}}"),),
+                    most=1,
+                ),
+                Panel(
+                    "Losses of the store",
+                    "Is the store reliable; which gateway does not reach it?",
+                    (Query(f"sum by (instance) (increase({losses}[$__rate_interval]))", "{{instance}}"),),
+                ),
+                Panel(
+                    "Who shares",
+                    "Do all replicas take part, and has a new config reached all of them?",
+                    (
+                        Query(f"max by (instance) ({metric('store_processes', TARGETS)})", "{{instance}} processes"),
+                        Query(f"max by (instance) ({metric('store_configs', TARGETS)})", "{{instance}} configs"),
+                    ),
+                ),
+                Panel(
+                    "Trips to the store",
+                    "How much does sharing cost?",
+                    (Query(f"sum by (instance) ({_rate(calls)})", "{{instance}} a second"),),
+                ),
+                Panel(
+                    "Trips to the store, by request",
+                    "Do the loans last, or does nearly each request wait for the store?",
+                    (
+                        Query(
+                            f"sum by (instance) ({_rate(calls)})"
+                            f" / (sum by (instance) ({_rate(metric('exchanges_total', TARGETS))}) > 0)",
+                            "{{instance}}",
+                        ),
+                    ),
                 ),
             ),
         ),

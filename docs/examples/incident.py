@@ -41,13 +41,14 @@ KEYS: Final = {"app": "sk-app-000000", "batch": "sk-batch-00000"}
 class Incident:
     """Everything that runs. Use it as a context manager, then `begin` and `end` the provider's failure.
 
-    folder: an empty one, for the config and the logs.
+    folder: an empty one, for the config and the logs. workers: of the gateway.
     """
 
-    def __init__(self, seed: int, folder: Path) -> None:
+    def __init__(self, seed: int, folder: Path, workers: int = 1) -> None:
         self.culprit = Random(seed).choice(sorted(PROVIDERS))  # noqa: S311 - repeatable, nothing secret
         self.folder = folder
         self._seed = seed
+        self._workers = workers
         self._running = ExitStack()
         self._mocks: dict[str, ExitStack] = {}
         self._urls: dict[str, str] = {}
@@ -65,7 +66,7 @@ class Incident:
             config = self.folder / "config.json"
             config.write_text(json.dumps(self._config(), indent=2))
             command = [*ONWARDS, "serve", "-f", str(config), "-p", "0", "--host", "127.0.0.1", "--metrics-port", "0"]
-            command += ["--access-log", str(self.access_log)]
+            command += ["--access-log", str(self.access_log), "--workers", str(self._workers)]
             patterns = r"listening on (http://[\d.:]+)", r"metrics on (http://[\d.:]+)"
             urls = self._running.enter_context(started(command, self.folder / "gateway.log", *patterns))
             self.gateway, self.operators = (f"{url}/" for url in urls)
@@ -211,8 +212,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seconds", type=float, default=120.0)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1)
     options = parser.parse_args()
-    with TemporaryDirectory() as folder, Incident(options.seed, Path(folder)) as incident, ExitStack() as more:
+    with (
+        TemporaryDirectory() as folder,
+        Incident(options.seed, Path(folder), options.workers) as incident,
+        ExitStack() as more,
+    ):
         print(f"Status page  {incident.operators}")
         print(f"Metrics      {incident.operators}metrics")
         print(f"Access log   {incident.access_log}")
