@@ -173,7 +173,7 @@ class TestJson:
         ("raw", "problem"),
         [
             (b"", "line 1 column 1: Expecting value"),
-            (b'{\n  "targets": {},\n}', "line 3 column 1: Expecting property name enclosed in double quotes"),
+            (b'{"targets" {}}', "line 1 column 12: Expecting ':' delimiter"),
             (b'{"targets": {}} x', "line 1 column 17: Extra data"),
             (b'{"targets": "\xff"}', "line 1 column 14: expected UTF-8, got other bytes"),
             (b'{\n"NaN": "\\"NaN", "targets": NaN}', "line 2 column 28: NaN is not a number"),
