@@ -15,7 +15,9 @@ was stopped, or cut off, uses nothing that others may have got in the meantime.
     away        The store does not answer. Whatever was lent stays good until its end. Beyond that, with `local`: each
                 process lets through its share of the last known number of processes, starting from an empty bucket;
                 permits beyond those lent only when the lease is over, since until then others may hold theirs. Without
-                `local`, or if the store never answered, requests are refused.
+                `local`, or without a share, requests are refused. All shares together have to be one: who is new has
+                one only when all others know of it, and who was stopped for long has lost it, since they may have met
+                in a new store meanwhile.
     holding     The store is back, or lost its data, and lets nobody take anything until all had time to say what they
                 hold and what they used. Until then it is as if it were away.
 
@@ -24,6 +26,7 @@ alone cut off) others may have got its permits; as soon as it is in touch again,
 beyond the limit, and nobody gets any until there is room again.
 """
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import Final, TypeAlias
@@ -131,9 +134,13 @@ class LeasedLedger(Ledger):
         self._holding: set[str] = set()
         self._place: tuple[int, int] | None = None
         """How many processes there were when all was well, and our rank among them: that makes our share."""
+        self._has_share = False
+        self._share_from = math.inf
+        """When all others know of us."""
+        self._awake_at = -math.inf
         self._local: list[Tokens] = []
         """Whatever was used by ourselves since the store was last in touch."""
-        self._next_beat = 0.0
+        self._next_beat = -math.inf
         self._next_look = 0.0
         self._next_return = 0.0
         self._lost_at: float | None = None
@@ -259,13 +266,20 @@ class LeasedLedger(Ledger):
     # By ourselves
 
     def _can_go_on(self, now: float) -> bool:
-        return self.terms.local and (self._lost_at is not None or now < self._local_until)
+        if not self._has_share or not self.terms.local or self._overslept(now):
+            return False
+        return self._lost_at is not None or now < self._local_until
+
+    def _overslept(self, now: float) -> bool:
+        """Whether we were stopped for longer than others wait for us to say what we hold."""
+        return now - self._awake_at > 2 * self.terms.beat
 
     def _local_rate_verdict(self, tokens: Tokens, whose: str, now: float) -> Refusal | None:
         """Our share is one token every so often. Where there are more processes than tokens in a bucket, not all
         have one."""
-        if self._place is None or not self._can_go_on(now):
+        if not self._can_go_on(now):
             return Refusal("service_unavailable", _AWAY_RETRY, whose)
+        assert self._place is not None  # as we have a share
         if self._place[1] >= tokens.rate.burst:
             return Refusal("rate_limit", self.terms.beat, whose)
         if tokens.local_full_at is None:
@@ -296,7 +310,7 @@ class LeasedLedger(Ledger):
         self._ask()
 
     def _local_permits_verdict(self, permits: Permits, used: int, whose: str, now: float) -> Refusal | None:
-        if self._place is None or not self._can_go_on(now):
+        if not self._can_go_on(now):
             return Refusal("service_unavailable", _AWAY_RETRY, whose)
         # Until the lease is over others hold what was lent to them, and how much that is we don't know.
         if self._lost_at is not None and now >= self._lost_at + self.terms.lease and used < self._share(permits):
@@ -304,7 +318,7 @@ class LeasedLedger(Ledger):
         return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, whose)
 
     def _share(self, permits: Permits) -> int:
-        if self._place is None:
+        if self._place is None or not self._has_share:
             return 0
         processes, rank = self._place
         share, rest = divmod(permits.limit, processes)
@@ -316,8 +330,16 @@ class LeasedLedger(Ledger):
         """When to call `collect` again, if nothing happens before."""
         return min(self._next_beat, self._next_look) if self._stocked or self._holding else self._next_beat
 
+    def awake(self, now: float) -> None:
+        """Call it at least once a beat, also while nothing can be asked: it shows that this process was not stopped."""
+        if self._overslept(now):
+            self._has_share = False
+            self._share_from = math.inf
+        self._awake_at = now
+
     def collect(self, now: float) -> list[Call]:
         """What to ask now. If there is anything, `replied` or `lost` has to follow."""
+        self.awake(now)
         self._due = False
         asked: list[_Asked] = []
         claims: list[Claim] = []
@@ -473,7 +495,12 @@ class LeasedLedger(Ledger):
         back = self._lost_at is not None or (before is not None and before.store != reply.store)
         self._lost_at = None
         if not reply.opens_in:
-            self._place = (reply.processes, reply.rank)
+            # Each of the others has heard of us after a beat of its own; one may just have been stopped.
+            self._share_from = min(self._share_from, now + 3 * self.terms.beat)
+            if now >= self._share_from:
+                self._has_share = True
+            if self._has_share:
+                self._place = (reply.processes, reply.rank)
         self._health.heard(reply.absences, now)
         self._hold_back(reply.opens_in, asked_at, now, self.fleet if before is None else before, back=back)
 

@@ -47,8 +47,11 @@ def ledger(**terms) -> LeasedLedger:
 
 
 def in_touch(**terms) -> Talker:
+    """For long enough to have a share."""
     talker = Talker(ledger(**terms))
-    talker.talk(0.0)
+    talker.store._opens_at = -3_000_000
+    for at in (-3.0, -2.0, -1.0, 0.0):
+        talker.talk(at)
     return talker
 
 
@@ -71,7 +74,7 @@ def test_refuses_before_the_store_was_heard():
     new = ledger()
     assert new.acquire([RATE, PERMITS], 0.0) == Refusal("service_unavailable", 1.0, "rate")
     assert new.acquire([PERMITS], 0.0) == Refusal("service_unavailable", 1.0, "permits")
-    assert new.next_look() == 0.0
+    assert new.next_look() < 0.0
 
 
 def test_a_claim_is_decided_when_the_store_has_answered():
@@ -202,6 +205,8 @@ def test_claims_are_decided_when_the_store_is_lost(local):
     assert asked.outcome.code == ("rate_limit" if local else "service_unavailable")
     assert waiting.outcome.code == ("concurrency_limit_exceeded" if local else "service_unavailable")
     assert isinstance(talker.ledger.acquire([RATE], 0.17), Permit) == local
+    for second in range(2, 11):
+        talker.ledger.awake(second)
     assert isinstance(talker.ledger.acquire([PERMITS], 10.2), Permit) == local
     talker.ledger.prune(10.2)
 
@@ -269,6 +274,68 @@ def test_a_process_without_a_place_has_no_share():
     new.talk(0.0)
     assert new.ledger.acquire([PERMITS, RATE], 0.1) == Refusal("service_unavailable", 1.0, "permits")
     assert new.ledger._permits["permits"].count == 0
+
+
+def lost_at(now: float) -> LeasedLedger:
+    talker = in_touch()
+    while talker.ledger.next_look() < now:
+        talker.talk(talker.ledger.next_look())
+    talker.ledger.collect(now)
+    talker.ledger.lost(now)
+    return talker.ledger
+
+
+@pytest.mark.parametrize("seconds", [1.9, 2.1])
+def test_who_was_stopped_for_long_has_no_share(seconds):
+    """Others may have met in a new store meanwhile, and divide the limits without it. It has one again when it has been
+    in touch for long enough for the others to know."""
+    away = lost_at(5.0)
+    away.acquire([RATE], 5.1)
+    granted = away.acquire([RATE], 5.0 + seconds)
+    assert isinstance(granted, Permit) == (seconds < 2)
+    away.awake(5.0 + seconds)
+    for second in range(7, 17):
+        away.awake(second)
+    refused = Refusal("service_unavailable", 1.0, "permits")
+    granted = away.acquire([PERMITS], 16.0)
+    assert isinstance(granted, Permit) if seconds < 2 else granted == refused
+    assert isinstance(away.acquire([RATE], 16.0), Permit) == (seconds < 2)
+
+
+@pytest.mark.parametrize("seconds", [2.9, 3.1])
+def test_who_is_new_has_a_share_when_the_others_know(seconds):
+    """The first one to hear of it when it is in touch; a store that is lost before leaves it without."""
+    others = in_touch()
+    new = Talker(LeasedLedger(LeaseTerms("q"), Health()), others.store)
+    for at in (0.0, 1.0, 2.0, seconds):
+        new.talk(at)
+    new.ledger.lost(seconds)
+    new.ledger.acquire([RATE], seconds)
+    assert isinstance(new.ledger.acquire([RATE], seconds + 0.1), Permit) == (seconds > 3)
+
+
+def test_shares_together_are_no_more_than_one():
+    """Two meet in a new store while a third is stopped, which then continues when the store is away again: those two
+    have all there is."""
+    store = LeaseStore("one")
+    limit = Limit("permits", permits=6)
+    talkers = [Talker(LeasedLedger(LeaseTerms(name), Health()), store) for name in "pqr"]
+    for tick in range(10):
+        for talker in talkers:
+            talker.talk(tick / 2)
+    second = LeaseStore("another")
+    for talker in talkers[:2]:
+        talker.store = second
+    for tick in range(10, 16):
+        for talker in talkers[:2]:
+            talker.talk(tick / 2)
+    for talker in talkers:
+        talker.ledger.lost(8.0)
+    for tick in range(16, 40):
+        for talker in talkers:
+            talker.ledger.awake(tick / 2)
+    counts = [sum(isinstance(talker.ledger.acquire([limit], 19.6), Permit) for _ in range(9)) for talker in talkers]
+    assert counts == [3, 3, 0]
 
 
 # The store

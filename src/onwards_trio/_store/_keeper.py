@@ -67,6 +67,7 @@ class Keeper:
         """Never returns."""
         failures = 0
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(self._stay_awake)
             while True:
                 await trio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
                 calls = self.calls
@@ -83,6 +84,11 @@ class Keeper:
                 else:
                     failures += 1
                     self._lose(reason)
+
+    async def _stay_awake(self) -> None:
+        while True:
+            self.ledger.awake(trio.current_time())
+            await trio.sleep(self.ledger.terms.beat / 2)
 
     async def _lose_after(self, calls: int, reason: str) -> None:
         await trio.sleep(self._deadline)
