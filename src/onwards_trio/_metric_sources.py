@@ -16,7 +16,7 @@ from onwards_trio._log import lines_dropped
 from onwards_trio._metrics import Sample, Source, http_labels
 from onwards_trio._reload import Reloader
 from onwards_trio._store import Keeper
-from onwards_trio._upstream._direct import DirectTransport
+from onwards_trio._upstream._protocol import Transport
 
 
 def requests(under_way: Callable[[], Iterable[Record]], aliases: Callable[[], Iterable[str]] = tuple) -> Source:
@@ -87,7 +87,7 @@ def logs(access_log: AccessLog | None) -> Source:
     return read
 
 
-def connections(transport: DirectTransport) -> Source:
+def connections(transport: Transport) -> Source:
     """Of its connections to providers."""
 
     def read() -> Iterator[Sample]:

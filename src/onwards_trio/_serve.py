@@ -80,7 +80,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
         tracing = traces()
         if tracing is not None:
             opened.enter_context(tracing)
-        transport = await opened.enter_async_context(Transports(direct := DirectTransport(http=http)))
+        transport = await opened.enter_async_context(Transports(DirectTransport(http=http)))
         nursery = await opened.enter_async_context(trio.open_nursery())
 
         def observe(record: Record) -> None:
@@ -109,7 +109,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
         sources = [
             requests(server.under_way, lambda: gateway.snapshot.pools),
             limits_and_circuits(gateway),
-            connections(direct),
+            connections(transport),
             logs(access_log),
             tasks,
             *([sharing(store)] if store else []),

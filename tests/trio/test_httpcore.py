@@ -118,6 +118,30 @@ async def test_connections_are_shared(serving: Serving) -> None:
             for number in range(20):
                 nursery.start_soon(exchange, number)
         assert len(provider.connections) == 1
+        assert (transport.opened, transport.reused) == ({"127.0.0.1": 1}, {"127.0.0.1": 20})
+
+
+async def test_connections_are_counted(serving: Serving) -> None:
+    """Opened and reused ones, and those that are busy or idle now, by the provider's host: until they are closed."""
+
+    async def respond(stream: Http2Stream) -> None:
+        await stream.respond(end=stream.path != b"/open")
+
+    def state() -> list[dict[str, int]]:
+        return [dict(each) for each in (transport.opened, transport.reused, *transport.connections())]
+
+    host = "127.0.0.1"
+    async with listening(serving(respond).script) as port, HttpcoreTransport() as transport:
+        assert state() == [{}, {}, {}, {}]
+        first = await transport.send(request(port, b"/open"))
+        assert state() == [{host: 1}, {}, {host: 1}, {}]
+        await ask(transport, request(port))
+        assert state() == [{host: 1}, {host: 1}, {host: 1}, {}]
+        await first.aclose()
+        assert state() == [{host: 1}, {host: 1}, {}, {}]
+        await ask(transport, request(port))
+        assert state() == [{host: 2}, {host: 1}, {}, {host: 1}]
+    assert state() == [{host: 2}, {host: 1}, {}, {}]
 
 
 @pytest.mark.parametrize(("streams", "connections"), [(3, 3), (1, 7), (None, 7), (1000, 1)])

@@ -63,6 +63,7 @@ async def test_tunnels(authority: trustme.CA, http2: bool) -> None:
         )
         for _ in range(3):
             assert await ask(transport, request) == (200, b"ok")
+        assert (transport.opened, transport.reused) == ({"127.0.0.1": 1}, {"127.0.0.1": 2})
     [head] = proxy.asked
     assert head.startswith(b"CONNECT 127.0.0.1:%d HTTP/1.1\r\n" % port)
     assert b"Proxy-Authorization: Basic dXNlcjpwQHNz" in head  # user:p@ss
@@ -337,6 +338,9 @@ async def test_both_ways_over_the_network(authority: trustme.CA) -> None:
     ):
         assert await ask(transport, request_to("127.0.0.1", port, scheme="https")) == (200, b"ok")
         assert await ask(transport, request_to("127.0.0.1", http2_port, scheme="https", http2=True)) == (200, b"ok")
+        assert transport.opened == {"127.0.0.1": 2}
+        assert transport.reused == {}
+        assert transport.connections() == ({}, {"127.0.0.1": 2})
 
 
 async def test_a_head_has_a_limit_if_the_config_says_so(mock_clock: trio.testing.MockClock) -> None:

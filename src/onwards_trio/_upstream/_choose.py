@@ -1,6 +1,7 @@
 """One transport for all providers: each request takes the way that its provider needs."""
 
-from collections.abc import Awaitable
+from collections import Counter
+from collections.abc import Awaitable, Iterable
 from importlib import import_module
 from types import TracebackType
 from typing import Self
@@ -40,6 +41,21 @@ class Transports:
         finally:
             await self._direct.__aexit__(type, value, traceback)
 
+    @property
+    def opened(self) -> Counter[str]:
+        return _sum(each.opened for each in self._both())
+
+    @property
+    def reused(self) -> Counter[str]:
+        return _sum(each.reused for each in self._both())
+
+    def connections(self) -> tuple[Counter[str], Counter[str]]:
+        active, idle = zip(*(each.connections() for each in self._both()), strict=True)
+        return _sum(active), _sum(idle)
+
+    def _both(self) -> list[Transport]:
+        return [self._direct] if self._httpcore is None else [self._direct, self._httpcore]
+
     def send(self, request: SendUpstream) -> Awaitable[Answer]:
         provider = request.provider
         if provider.proxy or (provider.http2 and provider.url.scheme == "https"):
@@ -60,3 +76,11 @@ class Transports:
         async with self._httpcore as transport:
             task_status.started(transport)
             await trio.sleep_forever()
+
+
+def _sum(counters: Iterable[Counter[str]]) -> Counter[str]:
+    """With zeros, which `+` would leave out: a host that has no connections now is worth telling."""
+    total: Counter[str] = Counter()
+    for each in counters:
+        total.update(each)
+    return total

@@ -114,12 +114,9 @@ class DirectTransport:
         self._reading: set[_Connection] = set()  # who waits for more of a body
         self._all: WeakSet[_Connection] = WeakSet()
         self.opened: Counter[str] = Counter()
-        """How many connections were opened, by host."""
         self.reused: Counter[str] = Counter()
-        """How many requests went out on one that was used before, by host."""
 
     def connections(self) -> tuple[Counter[str], Counter[str]]:
-        """How many there are now by host: with a request under way, and waiting for the next one."""
         idle: Counter[str] = Counter()
         for origin, connections in self._idle.items():
             idle[origin[1]] += len(connections)

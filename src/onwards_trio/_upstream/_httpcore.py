@@ -11,6 +11,7 @@ told to stop that stream, and the connection is closed with the last of the othe
 import logging
 import math
 import re
+from collections import Counter
 from contextlib import suppress
 from types import TracebackType
 from typing import Any, Self, TypeAlias
@@ -64,9 +65,9 @@ class _Unprocessed(UpstreamError):
 
 
 class _Link:
-    """A connection, and what httpcore doesn't keep track of."""
+    """A connection, and what httpcore doesn't keep track of. opened: counts those that are made, by host."""
 
-    def __init__(self, key: _Key, limits: HttpPoolConfig) -> None:
+    def __init__(self, key: _Key, limits: HttpPoolConfig, opened: Counter[str]) -> None:
         self.key = key
         self.limits = limits
         self.wire = Wire()
@@ -75,6 +76,14 @@ class _Link:
         self.capacity = 1  # until an HTTP/2 provider says how many streams it allows
         self.idle_until = 0.0
         self.retired = False
+        self.is_open = False
+        self._opened = opened
+
+    def note_open(self) -> None:
+        """It is connected, proxies and TLS included."""
+        if not self.is_open:
+            self.is_open = True
+            self._opened[self.key[1]] += 1
 
     @property
     def has_room(self) -> bool:
@@ -133,6 +142,7 @@ class _Progress:
             case "http11.send_request_headers.started" | "http2.send_request_headers.started":
                 if info["request"].method != b"CONNECT":  # That one is for the proxy.
                     self.begun = True
+                    self._link.note_open()
                     self.waiting.deadline = trio.current_time() + (self.provider.head_timeout or math.inf)
                     self._stream_id = info.get("stream_id")
             case "http2.send_request_headers.complete":
@@ -181,6 +191,17 @@ class HttpcoreTransport:
 
     def __init__(self) -> None:
         self._roomy: dict[_Key, list[_Link]] = {}  # the one used last is last
+        self._links: set[_Link] = set()  # all that are not closed
+        self.opened: Counter[str] = Counter()
+        self.reused: Counter[str] = Counter()
+
+    def connections(self) -> tuple[Counter[str], Counter[str]]:
+        active: Counter[str] = Counter()
+        idle: Counter[str] = Counter()
+        for link in self._links:
+            if link.is_open:
+                (active if link.exchanges else idle)[link.key[1]] += 1
+        return active, idle
 
     async def __aenter__(self) -> Self:
         self._nursery_manager = trio.open_nursery()
@@ -195,7 +216,7 @@ class HttpcoreTransport:
         with trio.CancelScope(shield=True):  # Nothing in here waits: closing is forceful.
             for links in self._roomy.values():
                 while links:
-                    await links.pop().wire.close()
+                    await self._close(links.pop())
 
     async def send(self, request: SendUpstream) -> "HttpcoreAnswer":
         provider = request.provider
@@ -203,14 +224,16 @@ class HttpcoreTransport:
         key = (url.scheme, url.host, url.port, provider.http2, provider.proxy, provider.tls)
         reused = await self._take(key)
         if reused:
+            self.reused[url.host] += 1
             try:
                 return await self._ask(reused, request)
             except _Unprocessed:
                 pass
         try:
-            fresh = _Link(key, provider.http_pool)
+            fresh = _Link(key, provider.http_pool, self.opened)
         except (KeyError, ValueError) as error:  # The proxy's URL is none.
             raise UpstreamError("connect") from error
+        self._links.add(fresh)
         return await self._ask(fresh, request)
 
     async def _take(self, key: _Key) -> _Link | None:
@@ -221,8 +244,12 @@ class HttpcoreTransport:
                 return link
             links.pop()
             if not link.exchanges:
-                await link.wire.close()
+                await self._close(link)
         return None
+
+    async def _close(self, link: _Link) -> None:
+        self._links.discard(link)
+        await link.wire.close()
 
     async def _ask(self, link: _Link, request: SendUpstream) -> "HttpcoreAnswer":
         progress = _Progress(link, request.provider)
@@ -259,7 +286,7 @@ class HttpcoreTransport:
                 with suppress(httpcore.WriteError):
                     await link.wire.stream.write(frame.serialize())
         elif link not in self._roomy[link.key]:
-            await link.wire.close()
+            await self._close(link)
 
     def _sort(self, link: _Link) -> None:
         """Put the connection on top of its stack, or take it away if it has no room."""

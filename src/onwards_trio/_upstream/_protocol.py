@@ -1,6 +1,7 @@
 """What every transport does."""
 
 import errno
+from collections import Counter
 from collections.abc import Awaitable
 from types import TracebackType
 from typing import Protocol, Self
@@ -63,6 +64,20 @@ class Sender(Protocol):
 
 class Transport(Sender, Protocol):
     """An async context manager around its idle connections: leaving it closes them all."""
+
+    @property
+    def opened(self) -> Counter[str]:
+        """How many connections to providers were opened, by host."""
+        ...
+
+    @property
+    def reused(self) -> Counter[str]:
+        """How many requests went out on one that was used before, by host."""
+        ...
+
+    def connections(self) -> tuple[Counter[str], Counter[str]]:
+        """How many there are now by host: with requests under way, and waiting for the next one."""
+        ...
 
     async def __aenter__(self) -> Self: ...
 
