@@ -83,7 +83,7 @@ from onwards_core._events import (
 from onwards_core._ledger import Claim, Permit, Refusal
 from onwards_core._preamble import MAX_SECONDS, Found, Preamble
 from onwards_core._record import Record
-from onwards_core._request import request_id, upstream_headers, upstream_target
+from onwards_core._request import response_id, upstream_headers, upstream_target
 from onwards_core._sanitize import PassEvents
 from onwards_core._snapshot import Provider
 from onwards_core._strategies import affinity_key
@@ -348,7 +348,7 @@ class Exchange:
         self._is_stream = media_type(response.headers) == b"text/event-stream"
         self._attempt.ended = now
         self._attempt.outcome = "ok" if status < 400 else f"status_{status}"
-        self._attempt.response_id = request_id(response.headers)
+        self._attempt.response_id = response_id(response.headers, self._provider)
         self._last = status
         falls_back = status in self._pool.fallback.statuses
         if falls_back or not 200 <= status < 300:

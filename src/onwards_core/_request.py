@@ -34,6 +34,9 @@ _REQUEST_ID = b"x-request-id"
 # What can break out of no header, log line or JSON string.
 _HARMLESS = re.compile(rb"[A-Za-z0-9_.:/+=@~-]{1,128}")
 
+# What we set as well, where a config puts a credential: that is there then, and nothing else.
+_SET_BY_US = frozenset((_REQUEST_ID, b"accept-encoding", b"x-forwarded-proto"))
+
 _NOT_FOR_CLIENTS = _HOP_BY_HOP | {_REQUEST_ID}
 _DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
 
@@ -87,6 +90,11 @@ def _passes(name: bytes) -> bool:
     return name not in _DROPPED and not name.startswith(_PRIVATE_PREFIXES)
 
 
+def response_id(headers: Headers, provider: Provider) -> str | None:
+    """What a provider calls its answer; where its credential is in that header, it might be an echo of it."""
+    return None if provider.auth_header == _REQUEST_ID else request_id(headers)
+
+
 def request_id(headers: Headers) -> str | None:
     """What the sender calls its request or answer (`x-request-id`), if that may go into headers and logs as it is."""
     for name, value in headers:
@@ -119,6 +127,9 @@ def upstream_headers(
         headers.append((_REQUEST_ID, request_id.encode("ascii")))
     if body or request.method in _WITH_BODY:
         headers.append((b"content-length", b"%d" % len(body)))
+    if provider.auth_header in _SET_BY_US and provider.credential is not None:
+        headers = [field for field in headers if field[0] != provider.auth_header]
+        headers.append((provider.auth_header, provider.credential))
     return headers
 
 

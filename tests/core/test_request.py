@@ -240,6 +240,21 @@ def test_prefix_of_the_credential() -> None:
     ]
 
 
+@pytest.mark.parametrize("name", ["x-request-id", "x-forwarded-proto", "accept-encoding"])
+def test_a_credential_where_we_have_something_to_say(name: str) -> None:
+    """It alone is sent, once: a provider is not to find something else in its place. Without one, we say it."""
+    request = Request("GET", b"/", [(name.encode(), SECRET)])
+    to = provider(onwards_key="ours", upstream_auth_header_name=name, upstream_auth_header_prefix="")
+    sent = upstream_headers(request, to, b"", identity_encoding=True, request_id="id")
+    assert [value for key, value in sent if key == name.encode()] == [b"ours"]
+    assert len(sent) == 4
+    open_to_all = provider(upstream_auth_header_name=name)
+    sent = upstream_headers(request, open_to_all, b"", identity_encoding=True, request_id="id")
+    assert [value for key, value in sent if key == name.encode()] == [
+        {"x-request-id": b"id", "x-forwarded-proto": b"http", "accept-encoding": b"identity"}[name]
+    ]
+
+
 @pytest.mark.parametrize(
     ("method", "body", "length"),
     [

@@ -54,6 +54,20 @@ def test_providers_get_the_one_of_the_record(given: bytes | None) -> None:
     assert record.attempts[0].response_id == "req_1"
 
 
+def test_a_credential_in_its_place() -> None:
+    """A provider that takes its credential there gets that, and an echo of it gets into no record."""
+    provider = {"url": "http://p/", "onwards_key": "sk-1", "upstream_auth_header_name": "X-Request-ID"}
+    at = gateway(m={"providers": [{**provider, "upstream_auth_header_prefix": ""}]})
+    record = Record("POST", b"/v1/chat/completions", 0.0, request_id="ours")
+    request = Request("POST", b"/v1/chat/completions", JSON, b'{"model": "m"}')
+    with at.admit(request, 0.0, record) as exchange:
+        action = exchange.begin(0.0)
+        assert isinstance(action, SendUpstream)
+        assert [value for name, value in action.headers if name == b"x-request-id"] == [b"sk-1"]
+        exchange.feed(UpstreamResponded(200, [*JSON, (b"x-request-id", b"sk-1")]), 1.0)
+    assert record.attempts[0].response_id is None
+
+
 @pytest.mark.parametrize(
     ("bytes_sent", "status"),
     [
