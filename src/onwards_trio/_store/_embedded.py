@@ -4,6 +4,7 @@ Calls go over the channel between the two. The parent's clock decides, which is 
 when a worker has ended: what that one held is free then.
 """
 
+import math
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Final
@@ -51,7 +52,8 @@ class ParentStore:
         async def talk(calls: Sequence[Call]) -> list[Reply]:
             asked = [(_PLACES[type(call)], call) for call in calls]
             try:
-                replies = await self._channel.call(NAME, asked, list[msgspec.Raw], PATIENCE)
+                # Who asks has a deadline.
+                replies = await self._channel.call(NAME, asked, list[msgspec.Raw], math.inf)
             except ChannelError as error:
                 raise StoreError(str(error)) from None
             return [
