@@ -3,10 +3,14 @@
 For the Trio gateway only: the asyncio example logs nothing but the core's own errors, which are the same.
 """
 
+import gzip
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -73,6 +77,47 @@ def _planted(provider: Provider, unreachable: Provider, proxy: Provider, folder:
 
 _ENVIRONMENT = {f"SECRET_{name}": _secret(f"env-{name}") for name in ("GLOBAL", "DEFINITION", "UPSTREAM")}
 _ENVIRONMENT["SECRET_WITH_NEWLINE"] = _secret("newline") + "\r\nx: y"
+_ENVIRONMENT["ONWARDS_METRICS_KEY"] = _secret("operators")
+_ENVIRONMENT["OTEL_EXPORTER_OTLP_HEADERS"] = f"authorization={_secret('collector')}"
+
+
+_STATUS = ("/", "/status.json", "/status/events")
+
+
+class _Collector(ThreadingHTTPServer):
+    """Takes traces, and keeps all of what it got."""
+
+    daemon_threads = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Taking)
+        self.got: list[bytes] = []
+
+
+class _Taking(BaseHTTPRequestHandler):
+    server: _Collector
+
+    def do_POST(self) -> None:
+        body = self.rfile.read(int(self.headers["content-length"]))
+        assert self.headers["authorization"] == _secret("collector")
+        self.server.got.append(gzip.decompress(body) if self.headers["content-encoding"] == "gzip" else body)
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@contextmanager
+def _collecting() -> Iterator[_Collector]:
+    with _Collector() as collector:
+        thread = threading.Thread(target=collector.serve_forever)
+        thread.start()
+        try:
+            yield collector
+        finally:
+            collector.shutdown()
+            thread.join()
 
 
 class _Witness:
@@ -91,9 +136,10 @@ class _Witness:
         for answer in self.heard:
             assert _MARK not in repr(answer)
         port = int(self.gateway.process.wait_for(r"metrics on http://127\.0\.0\.1:(\d+)")[1])
-        for path in ("/metrics", "/", "/status.json", "/status/events"):
+        open_metrics = [("Accept", "application/openmetrics-text")]
+        for path, accepted in (("/metrics", []), ("/metrics", open_metrics), *((path, []) for path in _STATUS)):
             operator = Client(port)
-            operator.request(None, method="GET", path=path)
+            operator.request(None, method="GET", path=path, key=_secret("operators"), fields=accepted)
             assert operator.head().start.endswith("200 OK")
             told = operator.read_body() if path != "/status/events" else operator.read_some()
             assert b"onwards" in told or told.startswith((b"{", b"data: {"))
@@ -109,17 +155,34 @@ def unreachable() -> Iterator[Provider]:
         yield provider
 
 
+def _go_wrong(process: Process) -> None:
+    """So that there is something to tell of, whichever cases follow."""
+    with Provider() as provider, Gateway(process) as gateway:
+        provider.stop_listening()
+        gateway.configure({"single": {"url": provider.url, "onwards_key": _secret("single"), "keys": [_secret("own")]}})
+        assert gateway.ask("single", key=_secret("own"), text=_MARK).status == 502
+
+
 @pytest.fixture(scope="module")
 def process(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
-    """One for all cases: what it says in one of them is looked at in all that follow."""
+    """One for all cases, with all on that it can tell things by: what it says in one of them is looked at in all that
+    follow."""
     folder = tmp_path_factory.mktemp("secrets")
-    log = folder / "access.log"
-    with Process("trio", folder, {"targets": {}}, "--no-watch", f"--access-log={log}", env=_ENVIRONMENT) as process:
-        yield process
-    assert _MARK not in process.output
-    said = log.read_text()
-    assert '"alias":"single"' in said
-    assert _MARK not in said
+    log, kept = folder / "access.log", folder / "kept"
+    kept.mkdir()
+    options = "--no-watch", f"--access-log={log}", f"--record={kept}"
+    with _collecting() as collector:
+        where = {"OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{collector.server_port}"}
+        with Process("trio", folder, {"targets": {}}, *options, env=_ENVIRONMENT | where) as process:
+            _go_wrong(process)
+            yield process
+    assert "alias=single" in process.output
+    assert '"alias":"single"' in log.read_text()
+    assert b"single" in b"".join(collector.got)
+    incidents = list(kept.iterdir())
+    assert incidents
+    for said in (process.output.encode(), log.read_bytes(), *collector.got, *(each.read_bytes() for each in incidents)):
+        assert _MARK.encode() not in said
 
 
 @pytest.fixture
@@ -155,6 +218,39 @@ def test_requests(witness: _Witness, provider: Provider) -> None:
         answer = client.answer()
         assert answer.status == 200
         witness.heard.append(answer)
+
+
+def test_prompts_and_answers(witness: _Witness, provider: Provider) -> None:
+    """Not what clients ask and models answer, plain and streamed, whether the answer is whole, broken or an error."""
+    question = [{"role": "user", "content": f"{_MARK}?"}]
+    spoken = {"choices": [{"index": 0, "delta": {"content": _MARK}, "message": {"content": _MARK}}], "id": _MARK}
+    event = f"data: {json.dumps(spoken)}\n\n".encode()
+    for alias, key in (("single", "target"), ("pool", "pool")):
+        for stream in (False, True):
+            client = witness.gateway.connect()
+            client.request(alias, key=_secret(key), messages=question, stream=stream, user=_MARK)
+            call = provider.call()
+            if stream:
+                call.start()
+                call.send_chunk(event)
+                call.finish()
+            else:
+                call.respond(200, json.dumps(spoken).encode(), [JSON, ("x-other", _MARK)])
+            answer = client.answer()
+            assert answer.status == 200
+            assert _MARK.encode() in answer.body
+        client.request(alias, key=_secret(key), messages=question, stream=True)
+        call = provider.call()
+        call.start()
+        call.send_chunk(event)
+        client.head()
+        call.close()
+        with pytest.raises(BrokenOff):
+            client.read_body()
+        client = witness.gateway.connect()
+        client.request(alias, key=_secret(key), messages=question)
+        provider.call().respond(500, f'{{"error": {{"message": "{_MARK}", "code": "{_MARK}"}}}}'.encode(), [JSON])
+        assert client.answer().status == 500
 
 
 def test_refusals(witness: _Witness) -> None:
