@@ -4,6 +4,7 @@ import asyncio
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import socket
@@ -16,6 +17,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
+from urllib.request import urlopen
 
 import attrs
 from messages import ALIAS, CLEAN_ALIAS, CLIENT_KEY, HOST, OK, request
@@ -44,6 +46,7 @@ class Running:
     log: Path | None = None
     fields: bytes = b""
     """Lines that its requests need to have in their heads."""
+    metrics_port: int = 0
 
     def addressed(self, message: bytes) -> bytes:
         return message.replace(b"\r\n", b"\r\n" + self.fields, 1)
@@ -52,6 +55,12 @@ class Running:
         """What its threads and children have used, to the nanosecond. Linux only."""
         return sum(_cpu_nanoseconds(pid) for pid in _family(self.pid)) / 1e9 if self.pid else 0.0
 
+    def metric(self, sample: str) -> float:
+        """What its own metrics say: 0 if nothing. sample: a name with its labels."""
+        with urlopen(f"http://{HOST}:{self.metrics_port}/metrics", timeout=10) as answer:
+            samples = (line.rpartition(" ") for line in answer.read().decode().splitlines())
+            return next((float(value) for name, _, value in samples if name == sample), 0.0)
+
     def memory(self) -> int:
         """Resident bytes."""
         pages = sum(int(Path(f"/proc/{pid}/statm").read_text().split()[1]) for pid in _family(self.pid or os.getpid()))
@@ -59,8 +68,9 @@ class Running:
 
 
 def _family(pid: int | None) -> list[int]:
-    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
-    return [int(pid or 0), *map(int, children)]
+    # A child belongs to the thread that started it.
+    threads = Path(f"/proc/{pid}/task").iterdir()
+    return [int(pid or 0), *(int(child) for thread in threads for child in (thread / "children").read_text().split())]
 
 
 def _cpu_nanoseconds(pid: int) -> int:
@@ -149,11 +159,20 @@ _LIMITS = {
 
 
 def config(
-    stub: Stub, *, tls: bool = False, failing_first: bool = False, aliases: int = 0, keys: int = 0, elsewhere: int = 0
+    stub: Stub,
+    *,
+    tls: bool = False,
+    failing_first: bool = False,
+    aliases: int = 0,
+    keys: int = 0,
+    elsewhere: int = 0,
+    limited: bool = True,
+    store: Running | None = None,
 ) -> str:
     """A real one: a key with limits, a pool with limits, weighted providers with credentials and models, fallback.
 
     aliases, keys, elsewhere: how many aliases, keys, and providers of another pool there are beside those in use.
+    limited: with limits. store: where these are; None: in the process, or the parent of several.
     """
     urls = [f"http://{HOST}:{port}/v1/" for port in stub.working]
     if tls:
@@ -169,22 +188,24 @@ def config(
         }
         for number, url in enumerate(urls)
     ]
+    limits = _LIMITS if limited else {}
     pool = {
         "keys": ["alice"],
         "providers": providers,
         "strategy": "priority" if failing_first else "weighted_random",
         "fallback": {"enabled": True, "on_status": [429, 5], "on_rate_limit": True},
-        **_LIMITS,
+        **limits,
     }
     others = {f"alias-{number}": pool for number in range(aliases)}
     if elsewhere:
         others["elsewhere"] = {**pool, "providers": [{"url": f"http://{HOST}:1/{n}"} for n in range(elsewhere)]}
     return json.dumps(
         {
+            **({"state": {"url": f"redis://{HOST}:{store.port}"}} if store else {}),
             "http_pool": {"max_idle_per_host": 1000},  # as nginx here; with 100, 1,000 clients have it reconnect
             "auth": {
                 "global_keys": [f"sk-{number}" for number in range(keys)],
-                "key_definitions": {"alice": {"key": CLIENT_KEY, **_LIMITS}},
+                "key_definitions": {"alice": {"key": CLIENT_KEY, **limits}},
             },
             "targets": {ALIAS: pool, CLEAN_ALIAS: {**pool, "sanitize_response": True}, **others},
         }
@@ -205,10 +226,30 @@ def onwards(
     file = folder / f"onwards-{port}.json"
     file.write_text(config(stub, **settings))
     command = [sys.executable, "-m", "onwards_trio", "serve", "-f", str(file), "--host", HOST, "--port", str(port)]
-    command += ["--metrics-port", str(free_port()), "--log-level", "warning", *options]
+    metrics_port = free_port()
+    command += ["--metrics-port", str(metrics_port), "--log-level", "warning", *options]
     trusted = {"SSL_CERT_FILE": str(stub.authority)} if stub.authority else {}
     with gateway("onwards", port, command, folder, environment={**trusted, **environment}) as running:
+        yield attrs.evolve(running, metrics_port=metrics_port)
+
+
+@contextmanager
+def limits_store(folder: Path) -> Iterator[Running]:
+    """Redis, or Valkey where that is installed, which keeps nothing on the disk."""
+    port = free_port()
+    program = str(find("valkey-server") or find("redis-server"))
+    command = [program, "--bind", HOST, "--port", str(port), "--save", "", "--appendonly", "no", "--dir", str(folder)]
+    with gateway("limits-store", port, command, folder) as running:
         yield running
+
+
+def scripts_run(store: Running) -> int:
+    """How many calls it has carried out. Each is a script."""
+    with socket.create_connection((HOST, store.port), timeout=10) as client, client.makefile("rb") as lines:
+        client.sendall(b"INFO commandstats\r\n")
+        size = int(lines.readline()[1:])
+        found = re.search(rb"cmdstat_evalsha:calls=(\d+)", lines.read(size))
+    return int(found[1]) if found else 0
 
 
 @contextmanager

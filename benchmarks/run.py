@@ -131,6 +131,7 @@ async def _measure(arguments: argparse.Namespace, peers: list[str], cores: list[
                 seconds=arguments.seconds,
                 scale=arguments.scale,
                 core={cores[0]},
+                two_cores={cores[0], cores[-1]},
                 most_files=most_files,
                 progress=_progress,
                 say=_say,
@@ -185,7 +186,7 @@ def table(cases: list[Case]) -> str:
         figures = [f"{_figure(case.median(first))} {first} ({_figure(min(values))} to {_figure(max(values))})"]
         figures += [f"{_figure(case.median(figure))} {figure}" for figure in others]
         ratio, against = compared.get((case.scenario, case.case, case.gateway), (0.0, ""))
-        beside = f"{ratio:.1f} × {against}" if against else ""
+        beside = f"{ratio:.3g} × {against}" if against else ""
         lines.append(f"| {case.scenario} | {case.case} | {case.gateway} | {', '.join(figures)} | {beside} |")
     return "\n".join(lines)
 

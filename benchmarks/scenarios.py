@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from gateways import PEERS, SLOW, Running, Stub, collector, onwards, pinned, ready
+from gateways import PEERS, SLOW, Running, Stub, collector, find, limits_store, onwards, pinned, ready, scripts_run
 from load import Measured, Requests, Streams
 from messages import ALIAS, CLEAN_ALIAS, request
 
@@ -36,6 +36,8 @@ class Setting:
     """Of the numbers of connections and streams, for a quick try."""
     core: set[int]
     """Where gateways run."""
+    two_cores: set[int]
+    """The same for one with two workers. Where there are but two, one is the generator's."""
     most_files: int
     """That a process may have open."""
     progress: Callable[[str], None]
@@ -360,6 +362,78 @@ async def _compared(setting: Setting, scenario: str, variants: dict[str, dict[st
         )
 
 
+async def shared_limits(setting: Setting) -> list[Case]:
+    """5,000 requests a second, or nine tenths of what each of these can take, with limits in the process and in a
+    store, and of two workers without limits and with them in their parent; and half of that rate.
+
+    Misleading: the limits are far above the demand; one that is nearly used up is asked for by each request. The store
+    is on this machine, on the generator's core. Two workers take turns on one core here, which costs by itself, so
+    compare them with each other. Delays near saturation are those of a queue: look at those of half of the rate.
+    """
+    connections = setting.scaled(64)
+    variants: dict[str, dict[str, Any]] = {"in the process": {}}
+    cases = []
+    with ExitStack() as opened:
+        store = None
+        if (find("valkey-server") or find("redis-server")) and find_spec("coredis"):
+            store = opened.enter_context(limits_store(setting.folder))
+            variants["in the store"] = {"store": store}
+        else:
+            setting.say("skipped: limits in a store, which need Valkey or Redis, and coredis (requirements/redis.txt)")
+        variants["two workers, without"] = {"options": ("--workers", "2"), "limited": False}
+        variants["two workers, in their parent"] = {"options": ("--workers", "2")}
+        async with _variants(setting, variants) as measured:
+            for _, gateway in measured[-2:]:
+                await _all_ready(gateway, 2)
+            most = [await _requests(setting, gateway, request(ALIAS), connections) for _, gateway in measured]
+            rate = min(5000.0, 0.9 * min(figures["requests/s"] for figures in most))
+
+            async def measure(gateway: Running, per_second: float) -> Figures:
+                async with Requests(gateway.port, request(ALIAS), connections) as load:
+                    await load.run(setting.seconds, per_second=per_second)  # What is lent goes by recent demand.
+                    trips = gateway.metric("onwards_store_calls_total")
+                    calls = scripts_run(store) if store else 0
+                    before = gateway.cpu_seconds()
+                    done = await load.run(3 * setting.seconds, per_second=per_second)
+                    figures = _cpu(gateway, before, done) | {"requests/s": done.count / done.seconds} | _delays(done)
+                figures["trips/request"] = (gateway.metric("onwards_store_calls_total") - trips) / done.count
+                if store and gateway is measured[1][1]:
+                    figures["calls/request"] = (scripts_run(store) - calls) / done.count
+                return figures
+
+            for name, per_second in (("shared-limits", rate), ("shared-limits, half the rate", rate / 2)):
+                cases += await _each(setting, name, measured, partial(measure, per_second=per_second))
+    return cases
+
+
+async def workers(setting: Setting) -> list[Case]:
+    """Requests over 64 connections, as many as go: one process on one core, and two workers on two.
+
+    Misleading: generator and provider take their part of the second core where there are no more than two. What a
+    request costs tells what two cores to themselves would take.
+    """
+    connections = setting.scaled(64)
+    both = attrs.evolve(setting, core=setting.two_cores)
+    async with (
+        _variants(setting, {"1 process, 1 core": {}}) as one,
+        _variants(both, {"2 workers, 2 cores": {"options": ("--workers", "2")}}) as two,
+    ):
+        await _all_ready(two[0][1], 2)
+        return await _each(
+            setting,
+            "workers",
+            [*one, *two],
+            partial(_requests, setting, message=request(ALIAS), connections=connections),
+        )
+
+
+async def _all_ready(gateway: Running, count: int) -> None:
+    """Connections that come before all workers are there go to the first one."""
+    async with asyncio.timeout(60):
+        while gateway.metric('onwards_workers{state="ready"}') < count:  # noqa: ASYNC110  # another process tells no event
+            await asyncio.sleep(0.01)
+
+
 async def memory(setting: Setting) -> list[Case]:
     """5,000 open streams in which nothing happens: resident memory for each.
 
@@ -414,6 +488,8 @@ SCENARIOS: dict[str, Scenario] = {
     "codec": codec,
     "config-size": config_size,
     "operators": operators,
+    "shared-limits": shared_limits,
+    "workers": workers,
     "memory": memory,
     "startup": startup,
 }

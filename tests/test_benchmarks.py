@@ -17,7 +17,7 @@ pytestmark = pytest.mark.skipif(
 
 def run(*arguments: object) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, BENCHMARKS / "run.py", "--with", "", "--runs", "1", "--seconds", "0.05"]
-    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=120, check=False)
+    return subprocess.run([*command, *map(str, arguments)], capture_output=True, text=True, timeout=300, check=False)
 
 
 def test_measures_all_scenarios_and_says_what_it_found(tmp_path: Path) -> None:
@@ -29,8 +29,14 @@ def test_measures_all_scenarios_and_says_what_it_found(tmp_path: Path) -> None:
     measured = {case["scenario"]: case for case in report["cases"] if case["gateway"] == "onwards"}
     assert {"request", "latency", "overhead", "stream", "sanitized-stream", "first-byte", "large-body"} <= set(measured)
     assert {"connections", "tls", "fallback", "codec", "config-size", "operators", "memory", "startup"} <= set(measured)
+    assert {"shared-limits", "workers"} <= set(measured)
     assert measured["request"]["runs"][0].keys() == {"CPU µs", "requests/s", "p50 ms", "p99 ms"}
     assert min(measured["request"]["runs"][0].values()) > 0
+    asked = {case["case"]: case["runs"][0] for case in report["cases"] if case["scenario"] == "shared-limits"}
+    assert asked["in the process"]["trips/request"] == 0
+    assert asked["two workers, in their parent"]["trips/request"] > 0
+    if "in the store" in asked:
+        assert asked["in the store"]["calls/request"] >= asked["in the store"]["trips/request"] > 0
     assert "tls, TLS to the provider, onwards / plain" in report["ratios"]
     assert "| request | 1 connection | onwards | " in done.stdout
 
