@@ -5,7 +5,9 @@ import os
 import re
 import resource
 import select
+import shutil
 import signal
+import subprocess
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +22,7 @@ from onwards_trio import _access_log
 from onwards_trio._access_log import AccessLog, entry
 from tests.trio.program_support import read_until, running
 
+LOGROTATE = shutil.which("logrotate", path=f"{os.environ['PATH']}:/usr/sbin")
 DOCS = Path(__file__).parents[2] / "docs" / "access-log.md"
 RECORD = Record(
     "POST",
@@ -192,6 +195,29 @@ def test_lost_lines_are_counted(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waiting.dropped == 3
     with waiting:
         pass
+
+
+@pytest.mark.skipif(not LOGROTATE, reason="logrotate is not installed")
+def test_logrotate(tmp_path: Path) -> None:
+    """With the rules of the page it moves the file away, and the program goes on in a new one."""
+    config, path, rules = tmp_path / "config.json", tmp_path / "access.log", tmp_path / "logrotate.conf"
+    config.write_text('{"targets": {}}')
+    words = ["serve", "-f", config, "--host", "127.0.0.1", "-p", "0", "--no-metrics", "--no-watch"]
+    with running(*words, "--access-log", path) as process:
+        read_until(process, "listening on")
+        [text] = re.findall(r"```text\n(/var/log.*?)```", DOCS.read_text(), re.DOTALL)
+        text = text.replace("/var/log/onwards/access.log", str(path))
+        rules.write_text(text.replace("systemctl reload onwards", f"kill -HUP {process.pid}"))
+        rules.chmod(0o644)  # It reads none that others might have written.
+        path.write_text("before\n")
+        rotate = [str(LOGROTATE), "--force", "--state", str(tmp_path / "state"), str(rules)]
+        done = subprocess.run(rotate, capture_output=True, text=True, check=False)
+        assert (done.returncode, done.stderr) == (0, "")
+        read_until(process, "config reloaded")
+        process.send_signal(signal.SIGTERM)
+        assert process.wait() == 0
+    assert path.with_name("access.log.1").read_text() == "before\n"
+    assert path.read_text() == ""
 
 
 def test_the_program_writes_it(tmp_path: Path) -> None:
