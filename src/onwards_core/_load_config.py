@@ -22,6 +22,7 @@ from onwards_core._config import (
     ConfigError,
     ConfigFile,
     PoolConfig,
+    ProviderConfig,
     RoutingActionType,
     Strategy,
     Target,
@@ -240,6 +241,8 @@ def _warnings(raw: Any, read: Any, *steps: str | int) -> Iterator[str]:
                 yield from _warnings(part, known[name], *steps, name)
             elif name in _NOT_SUPPORTED:
                 yield f"{_path(*steps, name)}: not supported yet, and ignored"
+            elif isinstance(read, ProviderConfig) and name in attrs.fields_dict(PoolConfig):
+                yield f"{_path(*steps, name)}: ignored; it is for a pool, beside its `providers`"
             elif (*steps, name) != ("$schema",):
                 [nearest] = difflib.get_close_matches(name, known, n=1, cutoff=0.0)
                 yield f"{_path(*steps, name)}: unknown field; the nearest known one is {nearest}"

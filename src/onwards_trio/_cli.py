@@ -128,6 +128,10 @@ def _explain(args: argparse.Namespace) -> int:
     from onwards_trio._load import load_file
     from onwards_trio._simulate import Plan, simulate
 
+    if args.provider and not args.simulate:
+        return _fail(["--provider is for --simulate; --fail says what comes of an attempt of one request"])
+    if args.fail and args.simulate:
+        return _fail(["--fail is for one request; with --simulate, --provider says how many attempts fail"])
     snapshot = Snapshot.compile(load_file(args.targets), hash_key=bytes(16))
     question = Question(args.model, args.path, args.key, dict(args.label), dict(args.fail))
     explanation = explain(snapshot, question)
@@ -137,7 +141,7 @@ def _explain(args: argparse.Namespace) -> int:
         return _fail(f"{pool.alias} has no provider {name}; it has {', '.join(sorted(known))}" for name in unknown)
     if not args.simulate or pool is None:
         print(json.dumps(explanation.as_json(), indent=2) if args.json else explanation.as_text())
-        return 0
+        return _fail(["nothing to simulate: no such request gets as far as a provider"]) if args.simulate else 0
     snapshot, make_request = asking(snapshot, question)
     plan = Plan(args.simulate, args.rate, args.seed, dict(args.provider))
     outcome = simulate(snapshot, pool.alias, plan, make_request)

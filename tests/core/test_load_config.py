@@ -318,7 +318,11 @@ class TestWarnings:
             ),
             (
                 {"targets": {"a": {"providers": [{"url": URL, "keys": []}]}}},
-                "targets.a.providers[0].keys: unknown field; the nearest known one is onwards_key",
+                "targets.a.providers[0].keys: ignored; it is for a pool, beside its `providers`",
+            ),
+            (
+                {"targets": {"a": {"url": URL, "fallback": {"enabled": True}}}},
+                "targets.a.fallback: ignored; it is for a pool, beside its `providers`",
             ),
             (
                 {"targets": {}, "auth": {"$schema": ""}},

@@ -98,6 +98,10 @@ def test_wrong_usage(told, capsys):
     """Unknown providers, outcomes and behaviours are told."""
     key = ("--model", "gpt-4", "--key", "sk-alice")
     assert "gpt-4 has no provider z; it has a.example, b.example" in told(*key, "--fail", "z=503", exit_code=1)
+    behaviour, fails = ("--provider", "a.example=fail:1"), ("--fail", "a.example=503")
+    assert "--provider is for --simulate" in told(*key, *behaviour, exit_code=1)
+    assert "--fail is for one request" in told(*key, *fails, "--simulate", "5", exit_code=1)
+    assert "nothing to simulate" in told("--model", "gpt-4", "--simulate", "5", exit_code=1)
     for wrong in (
         ("--fail", "a.example"),
         ("--fail", "a.example=9"),
