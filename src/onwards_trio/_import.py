@@ -65,13 +65,16 @@ _REASONS: Final = {
     "environment_variables": "set them in the gateway's environment",
     "extra_headers": "no headers are added to requests",
     "include": "only this one file was read",
-    "max_retries": "a provider is tried once per request",
-    "num_retries": "a provider is tried once per request",
+    "max_retries": "`fallback.max_attempts` is for a whole pool",
+    "num_retries": "`fallback.max_attempts` is for a whole pool",
     "organization": "no headers are added to requests",
-    "redis_host": "limits are counted in each process",
+    "redis_host": "name it in `state`, and limits are shared by all gateways",
     "ssl_verify": "name the authorities in `tls`",
     "stream_timeout": "`timeouts.idle` is between two pieces of an answer",
 }
+
+
+_STRATEGIES: Final = {"least-busy": "least_connections", "latency-based-routing": "lowest_latency"}
 
 
 def from_litellm(raw: bytes, environment: Mapping[str, str]) -> tuple[dict[str, Any], list[str]]:
@@ -199,7 +202,7 @@ def _convert(root: _Section) -> dict[str, Any]:
     strategy = router.text("routing_strategy") or "simple-shuffle"
     checks = router.texts("optional_pre_call_checks")
     enforced = strategy.startswith("usage-based-routing") or "enforce_model_rate_limits" in checks
-    if strategy != "simple-shuffle":
+    if strategy not in ("simple-shuffle", *_STRATEGIES):
         router.note("routing_strategy", "weighted_random instead, which does not look at how providers are doing")
     for check in checks:
         if check != "enforce_model_rate_limits":
@@ -213,19 +216,20 @@ def _convert(root: _Section) -> dict[str, Any]:
         if alias is not None and deployment is not None:
             groups.setdefault(alias, []).append(deployment)
 
-    targets = {alias: _pool(deployments) for alias, deployments in groups.items()}
+    targets = {alias: _pool(deployments, _STRATEGIES.get(strategy)) for alias, deployments in groups.items()}
     _add_fallbacks(targets, router, settings)
     timeouts = (router.number("timeout"), settings.number("request_timeout"))
     timeout = timeouts[0] or timeouts[1]
     retries = [section.number("num_retries", 0) for section in (router, settings)]
-    if any(retries):
-        router.note("num_retries", _REASONS["num_retries"])
+    again = int(next((each for each in retries if each is not None), 0))
     for pool in targets.values():
         if timeout:
             pool["request_timeout_secs"] = float(timeout)
-        standby = any(provider.get("weight") == 0 for provider in pool["providers"])
-        if len(pool["providers"]) > 1 and (standby or 0 not in retries):
+        standbys = sum(provider.get("weight") == 0 for provider in pool["providers"])
+        if again or (len(pool["providers"]) > 1 and (standbys or 0 not in retries)):
             pool["fallback"] = {"enabled": True, "on_status": _ON_STATUS, "on_rate_limit": True}
+        if again:
+            pool["fallback"]["max_attempts"] = 1 + again + standbys
     _add_aliases(targets, router.section("model_group_alias"))
 
     config: dict[str, Any] = {"targets": targets}
@@ -340,11 +344,14 @@ def _url(params: _Section, kind: str, base: str | None) -> str | None:
     return base
 
 
-def _pool(deployments: list[_Deployment]) -> dict[str, Any]:
+def _pool(deployments: list[_Deployment], strategy: str | None) -> dict[str, Any]:
+    """strategy: one for which LiteLLM does not look at weights; None: they are shuffled by them."""
     if any(deployment.order is not None for deployment in deployments):
         last = Fraction(10**12)
         ranked = sorted(deployments, key=lambda it: last if it.order is None else it.order)
         return {"strategy": "priority", "providers": [it.provider for it in ranked]}
+    if strategy is not None and len(deployments) > 1:
+        return {"strategy": strategy, "providers": [it.provider for it in deployments]}
     for deployment, weight in zip(deployments, _weights(deployments), strict=True):
         if weight != 1:
             deployment.provider["weight"] = weight

@@ -222,6 +222,32 @@ class TestPools:
         )
         assert targets["gpt-4o"]["fallback"]["enabled"]
 
+    def test_retries(self):
+        """So many attempts after the first one, also in a pool of one provider; standbys have theirs beyond them. The
+        router's number goes before the other one."""
+        targets, notes = convert_models(
+            deployment(),
+            deployment("a", model="o1"),
+            router_settings={"num_retries": 2, "fallbacks": [{"a": ["gpt-4o"]}]},
+            litellm_settings={"num_retries": 9},
+        )
+        assert targets["gpt-4o"]["fallback"]["max_attempts"] == 3
+        assert targets["a"]["fallback"]["max_attempts"] == 4
+        assert notes == []
+
+    @pytest.mark.parametrize(
+        ("theirs", "ours"), [("least-busy", "least_connections"), ("latency-based-routing", "lowest_latency")]
+    )
+    def test_strategies(self, theirs, ours):
+        """Those that look at how providers are doing look at no weights, and where there is a choice."""
+        targets, notes = convert_models(
+            deployment(weight=3), deployment(), deployment("b"), router_settings={"routing_strategy": theirs}
+        )
+        assert targets["gpt-4o"]["strategy"] == ours
+        assert all("weight" not in provider for provider in targets["gpt-4o"]["providers"])
+        assert "strategy" not in targets["b"]
+        assert notes == []
+
 
 class TestFallbacks:
     @pytest.mark.parametrize("section", ["router_settings", "litellm_settings"])
@@ -311,10 +337,9 @@ class TestSettings:
         ("sections", "note"),
         [
             (
-                {"router_settings": {"routing_strategy": "least-busy"}},
+                {"router_settings": {"routing_strategy": "cost-based-routing"}},
                 "router_settings.routing_strategy: weighted_random",
             ),
-            ({"router_settings": {"num_retries": 2}}, "router_settings.num_retries: a provider is tried once"),
             ({"router_settings": {"optional_pre_call_checks": ["x"]}}, "router_settings.optional_pre_call_checks.x: "),
             (
                 {"router_settings": {"optional_pre_call_checks": 3}},
@@ -322,7 +347,7 @@ class TestSettings:
             ),
             (
                 {"router_settings": {"redis_host": "r"}},
-                "router_settings.redis_host: limits are counted in each process",
+                "router_settings.redis_host: name it in `state`",
             ),
             ({"litellm_settings": {"cache": True}}, "litellm_settings.cache: there is nothing like it"),
             ({"litellm_settings": ["x"]}, "litellm_settings: expected a mapping"),
