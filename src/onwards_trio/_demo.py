@@ -3,6 +3,7 @@
 import json
 import os
 import time
+from pathlib import Path
 from random import Random
 from typing import assert_never
 
@@ -11,8 +12,16 @@ import trio
 from onwards_core import Gateway, Record, Snapshot, load_config
 from onwards_core._sse import Framer
 from onwards_trio._drive import forward
+from onwards_trio._metric_data import Families
+from onwards_trio._metric_sources import connections, requests, tasks
+from onwards_trio._metrics import Metrics
 from onwards_trio._mock import MockOptions, serve_mock
+from onwards_trio._operators import operators_server
+from onwards_trio._options import Options
+from onwards_trio._reload import Reloader
 from onwards_trio._server import Server, open_listeners
+from onwards_trio._status import Board
+from onwards_trio._status_data import Status
 from onwards_trio._upstream._direct import DirectTransport
 from onwards_trio._wire import Malformed, ResponseHead, Signal
 from onwards_trio._wire._h11 import H11ClientCodec
@@ -32,6 +41,8 @@ async def demo() -> None:
         answered = trio.Event()
 
         def observe(record: Record) -> None:
+            metrics.observe(record)
+            board.observe(record)
             print("\n".join(["", "", *_attempts(record)]), flush=True)
             answered.set()
 
@@ -40,6 +51,20 @@ async def demo() -> None:
         port = listeners[0].socket.getsockname()[1]
         nursery.start_soon(server.serve, listeners)
 
+        metrics = Metrics(requests(server.under_way), connections(transport), tasks)
+        board = Board(gateway, Reloader(Path("demo"), b""), server.under_way, lambda: server.draining)
+
+        async def collect() -> Families:
+            return metrics.collect()
+
+        async def read_status() -> Status:
+            return board.read()
+
+        admin_listeners = await open_listeners(_HOST, 0)
+        operators = operators_server(Options(Path("demo")), collect, read_status, lambda: "")
+        nursery.start_soon(operators.serve, admin_listeners)
+        admin_port = admin_listeners[0].socket.getsockname()[1]
+
         first, second = (provider.label for provider in snapshot.pools["demo"].providers)
         print(f"Provider {first}, which fails: {failing}")
         print(f"Provider {second}, which works: {working}")
@@ -47,6 +72,7 @@ async def demo() -> None:
         print(f'\nYou ask "{_QUESTION}", and the answer streams in:\n', flush=True)
         await _ask(port)
         await answered.wait()
+        print(f"\nIts status page, on which you see the same live: http://{_HOST}:{admin_port}/")
         print("\nTry it yourself, as often as you like; Ctrl-C ends the demo:\n")
         print(f"  curl -N http://{_HOST}:{port}/v1/chat/completions -d '{json.dumps(_chat('Hello'))}'", flush=True)
 

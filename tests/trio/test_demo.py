@@ -13,7 +13,8 @@ from tests.trio.program_support import read_until, running
 
 @pytest.mark.parametrize("stop", [signal.SIGINT, signal.SIGTERM])
 def test_demo(stop):
-    """The answer comes although the first provider fails, the printed curl line works, and a signal ends it well."""
+    """The answer comes although the first provider fails, the printed curl line and the status page work, and a signal
+    ends it well."""
     with running("demo") as process:
         printed = read_until(process, "^  curl ")
         assert 'You said: "Is anybody there?".' in printed
@@ -25,6 +26,12 @@ def test_demo(stop):
             assert answer.headers["content-type"] == "text/event-stream"
             assert answer.read().endswith(b"data: [DONE]\n\n")
         assert "#1: status_503" in read_until(process, "#2: ok")
+
+        page = re.search(r"status page.*: (http://\S+)", printed)[1]
+        with urllib.request.urlopen(page, timeout=10) as told:
+            assert b"127.0.0.1#1" in told.read()
+        with urllib.request.urlopen(f"{page}metrics", timeout=10) as told:
+            assert b'onwards_fallbacks_total{alias="demo"} 2.0' in told.read()
 
         process.send_signal(stop)
         rest = process.stdout.read()
