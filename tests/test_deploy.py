@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import subprocess
 import sys
 from io import BytesIO
@@ -17,6 +18,7 @@ from dockerfile_parse import DockerfileParser
 from onwards_core import load_config
 from onwards_trio._cli import _parser
 from tests.trio.program_support import read_until, running
+from tests.trio.store_support import SERVER, free_port
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -25,8 +27,11 @@ MANIFESTS = sorted((DEPLOY / "kubernetes").glob("*.yaml"))
 
 
 def documents(text):
-    """The objects of a manifest by kind, the config in its map read as what it is."""
-    found = {document["kind"]: document for document in yaml.safe_load_all(text)}
+    """The objects of a manifest by kind, those of Valkey by `Valkey` and kind; the config in its map as what it is."""
+    found = {}
+    for document in filter(None, yaml.safe_load_all(text)):
+        of_valkey = document["metadata"]["name"].endswith("-valkey")
+        found[f"Valkey {document['kind']}" if of_valkey else document["kind"]] = document
     if config_map := found.get("ConfigMap"):
         config_map["data"]["config.json"] = json.loads(config_map["data"]["config.json"])
     return found
@@ -36,20 +41,25 @@ def documents(text):
 
 
 def render(values, release="onwards"):
-    """What `helm template RELEASE` gives. Raises for anything but fields, four functions and `if`."""
+    """What `helm template RELEASE` gives. Raises for anything but fields, five functions, `if` and `if not`."""
     texts = (file.read_text() for file in sorted((CHART / "templates").glob("*.yaml")))
     return "---\n".join(_render(text, {"Values": values, "Release": {"Name": release}}) for text in texts)
 
 
 def _render(text, fields):
-    blocks = r"\n\{\{- if ([^}]*) \}\}(.*?)\n\{\{- end \}\}"
+    blocks = r"(?:^|\n)\{\{- if ([^}]*) \}\}(.*?)\n\{\{- end \}\}"
     text = re.sub(blocks, lambda it: it[2] if _value(it[1], fields) else "", text, flags=re.DOTALL)
     return re.sub(r"\{\{ (.*?) \}\}", lambda it: str(_value(it[1], fields)), text)
 
 
 def _value(pipeline, fields):
     first, *functions = pipeline.split(" | ")
-    if added := re.fullmatch(r"add (\S+) (\d+)", first):
+    if first.startswith("not "):
+        return not _value(first[4:], fields)
+    if merged := re.fullmatch(r'merge \(dict "state" \(dict "url" "(.+)"\)\) (\S+)', first):
+        value = _value(merged[2], fields)
+        value = {**value, "state": {**value.get("state", {}), "url": merged[1]}}
+    elif added := re.fullmatch(r"add (\S+) (\d+)", first):
         value = _value(added[1], fields) + int(added[2])
     else:
         value = fields
@@ -65,12 +75,15 @@ def default_values(**changed):
 
 
 IN_FLIGHT = default_values(autoscaling={"cpu": 70, "inFlight": 100})
+WITH_VALKEY = default_values(valkey={**default_values()["valkey"], "enabled": True})
 
 
 class TestChart:
     def test_the_manifests_are_what_it_renders(self):
         """Who has no Helm gets what those with it do."""
         assert documents((DEPLOY / "kubernetes" / "onwards.yaml").read_text()) == documents(render(default_values()))
+        with_valkey = (DEPLOY / "kubernetes" / "onwards-valkey.yaml").read_text()
+        assert documents(with_valkey) == documents(render(WITH_VALKEY))
         [autoscaler] = documents((DEPLOY / "kubernetes" / "autoscaler-in-flight.yaml").read_text()).values()
         assert autoscaler == documents(render(IN_FLIGHT))["HorizontalPodAutoscaler"]
 
@@ -79,27 +92,35 @@ class TestChart:
         text = "".join(file.read_text() for file in (CHART / "templates").glob("*.yaml"))
         values = default_values()
         assert set(re.findall(r"\.Values\.(\w+)", text)) == set(values)
-        assert set(re.findall(r"\.Values\.autoscaling\.(\w+)", text)) == set(values["autoscaling"])
+        for group in ("autoscaling", "valkey"):
+            assert set(re.findall(rf"\.Values\.{group}\.(\w+)", text)) == set(values[group])
 
     def test_names(self):
         """Two releases of it share no object and no label."""
-        one, other = (documents(render(default_values(), release)) for release in ("one", "other"))
+        one, other = (documents(render(WITH_VALKEY, release)) for release in ("one", "other"))
         for kind, document in one.items():
             assert document["metadata"]["name"] != other[kind]["metadata"]["name"]
             assert document["metadata"]["labels"] != other[kind]["metadata"]["labels"]
 
     @pytest.mark.skipif(not shutil.which("helm"), reason="helm is not installed")
-    @pytest.mark.parametrize("options", [(), ("--set", "autoscaling.inFlight=100")], ids=["plain", "in flight"])
-    def test_helm_renders_the_same(self, options):
+    @pytest.mark.parametrize(
+        ("changed", "values"),
+        [
+            ("image=registry.example/onwards:0.1.0", default_values()),
+            ("autoscaling.inFlight=100", IN_FLIGHT),
+            ("valkey.enabled=true", WITH_VALKEY),
+        ],
+    )
+    def test_helm_renders_the_same(self, changed, values):
         """Helm itself agrees with what these tests read templates by, and its linter has nothing against them."""
         subprocess.run(["helm", "lint", "--strict", CHART], check=True, capture_output=True)
         done = subprocess.run(
-            ["helm", "template", "onwards", CHART, "--kube-version", "1.30", *options],
+            ["helm", "template", "onwards", CHART, "--kube-version", "1.30", "--set", changed],
             check=True,
             capture_output=True,
             text=True,
         )
-        assert documents(done.stdout) == documents(render(IN_FLIGHT if options else default_values()))
+        assert documents(done.stdout) == documents(render(values))
 
 
 OBJECTS = documents(render(IN_FLIGHT, "some-name"))
@@ -118,8 +139,8 @@ class TestKubernetes:
     @pytest.mark.parametrize("version", ["1.30", "1.37"])
     def test_schemas(self, version):
         """Each object is valid, without unknown fields, in the oldest version for the chart and in a new one."""
-        texts = [render(IN_FLIGHT), *(file.read_text() for file in MANIFESTS)]
-        for document in (document for text in texts for document in yaml.safe_load_all(text)):
+        texts = [render(IN_FLIGHT), render(WITH_VALKEY), *(file.read_text() for file in MANIFESTS)]
+        for document in filter(None, (document for text in texts for document in yaml.safe_load_all(text))):
             kubernetes_validate.validate(document, version, strict=True)
 
     def test_labels_lead_to_the_pods(self):
@@ -188,6 +209,72 @@ class TestKubernetes:
         assert config.server.body_memory_bytes * 2 < memory
 
 
+SHARED = documents(render(WITH_VALKEY, "some-name"))
+
+
+class TestValkey:
+    @pytest.fixture
+    def container(self):
+        [container] = SHARED["Valkey Deployment"]["spec"]["template"]["spec"]["containers"]
+        return container
+
+    def test_the_restricted_standard(self, container):
+        """It is held to what the gateway is."""
+        pod, own = (SHARED[kind]["spec"]["template"]["spec"] for kind in ("Valkey Deployment", "Deployment"))
+        for name in ("securityContext", "automountServiceAccountToken", "enableServiceLinks"):
+            assert pod[name] == own[name]
+        assert container["securityContext"] == own["containers"][0]["securityContext"]
+        assert {kind for volume in pod["volumes"] for kind in volume} == {"name", "secret"}
+
+    def test_only_gateways_reach_it(self, container):
+        """Service and policies name its pods and its port; it calls nobody."""
+        labels = SHARED["Valkey Deployment"]["spec"]["template"]["metadata"]["labels"]
+        gateways = SHARED["Deployment"]["spec"]["template"]["metadata"]["labels"]
+        assert labels != gateways
+        assert SHARED["Valkey Deployment"]["spec"]["selector"]["matchLabels"] == labels
+        assert SHARED["Valkey Service"]["spec"]["selector"] == labels
+        policy = SHARED["Valkey NetworkPolicy"]["spec"]
+        assert policy["podSelector"]["matchLabels"] == labels
+        assert policy["ingress"] == [
+            {"ports": [{"port": "valkey"}], "from": [{"podSelector": {"matchLabels": gateways}}]}
+        ]
+        assert "egress" not in policy
+        assert "Egress" in policy["policyTypes"]
+        [port] = container["ports"]
+        assert {"ports": [{"port": port["containerPort"]}], "to": [{"podSelector": {"matchLabels": labels}}]} in SHARED[
+            "NetworkPolicy"
+        ]["spec"]["egress"]
+
+    def test_the_config(self):
+        """It loads without a warning, and the store's URL is where the gateway has it mounted."""
+        [container] = SHARED["Deployment"]["spec"]["template"]["spec"]["containers"]
+        mounts = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        raw = SHARED["ConfigMap"]["data"]["config.json"]
+        secrets = {f"{mounts['valkey']}/url": "redis://:secret@some-name-valkey:6379"}
+        config = load_config(json.dumps(raw).encode(), lambda _, name: secrets.get(name, "secret"))
+        assert config.warnings == ()
+        assert config.state.url.reveal() == next(iter(secrets.values()))
+
+    @pytest.mark.skipif(SERVER is None, reason="neither valkey-server nor redis-server is installed")
+    def test_its_command(self, container, tmp_path):
+        """The very command starts a server that asks for the secret's password, which is not on its command line."""
+        (tmp_path / "password").write_text("a $ecret\n")
+        port = free_port()
+        shell, option, script = container["command"]
+        script = script.replace("/run/secrets/valkey", str(tmp_path)).replace("valkey-server", str(SERVER))
+        command = [shell, option, script.replace("6379", str(port))]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=tmp_path) as server:
+            try:
+                next(line for line in server.stdout if "Ready to accept connections" in line)
+                assert "ecret" not in Path(f"/proc/{server.pid}/cmdline").read_text()
+                with socket.create_connection(("127.0.0.1", port)) as client, client.makefile("rb") as answers:
+                    client.sendall(b'PING\r\nAUTH "a $ecret"\r\nPING\r\n')
+                    assert answers.readline().startswith(b"-NOAUTH")
+                    assert [answers.readline(), answers.readline()] == [b"+OK\r\n", b"+PONG\r\n"]
+            finally:
+                server.kill()
+
+
 CONTAINERFILE = DockerfileParser(fileobj=BytesIO((DEPLOY / "Containerfile").read_bytes())).structure
 STEPS = [(step["instruction"], step["value"]) for step in CONTAINERFILE if step["instruction"] != "COMMENT"]
 
@@ -202,13 +289,13 @@ class TestContainer:
         copied = [value.split() for name, value in STEPS if name == "COPY" and not value.startswith("--from")]
         sources = {source for *sources, _ in copied for source in sources}
         assert all((ROOT / source).exists() for source in sources)
-        assert {"pyproject.toml", "README.md", "LICENSE", "src", "requirements/run.txt"} == sources
+        assert {"pyproject.toml", "README.md", "LICENSE", "src", "requirements/redis.txt"} == sources
 
     def test_it_installs_with_hashes(self):
         """Nothing is installed but what the lock file names, and the project itself."""
         installs = [part for name, value in STEPS if name == "RUN" for part in value.split("&&") if "install " in part]
         locked, own, removed = (" ".join(part.split()) for part in installs)
-        assert "--require-hashes --only-binary :all: -r requirements/run.txt" in locked
+        assert "--require-hashes --only-binary :all: -r requirements/redis.txt" in locked
         assert "--no-deps --no-build-isolation ." in own
         assert " uninstall " in removed
 
