@@ -170,6 +170,8 @@ class _Run:
                     exchange.answer_begun()
                     continue
                 _, now, name, what = note
+                found = what[0] if isinstance(what, list) else what
+                self._lines.append(f"{now:10.3f} s   {name}{'' if found is None else f' {found}'}")
                 action = exchange.feed(self._event(name, what), now)
                 self._compare(described(action, 0.0), now)
 

@@ -141,7 +141,8 @@ def test_waits_are_replayed(recording: Gateway, provider: Provider) -> None:
     [kept] = stopped(recording)
     code, text = replayed(recording, kept)
     assert code == 0, text
-    assert text.count("Wait") == 2
+    assert text.count(" s Wait") == 2
+    assert text.count(" s   UpstreamResponded 503") == 3
 
 
 @pytest.mark.skipif(not hasattr(resource, "prlimit"), reason="needs Linux")
