@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -55,6 +56,28 @@ def test_draws_a_chart(tmp_path: Path) -> None:
     chart = (tmp_path / "results.svg").read_text()
     assert "TLS to the provider" in chart
     assert "100 keys" in chart
+
+
+def _features(*how: str) -> str:
+    command = [sys.executable, BENCHMARKS / "features.py", "--only", "first_content", *how]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_measures_features() -> None:
+    """A line for each feature: what a request takes without it, and how much more with it."""
+    assert re.search(
+        r"^\| a stream of 11 events \| `first_content` \| \d+ µs \| [+-]", _features("--rounds", "2"), re.MULTILINE
+    )
+
+
+def test_counts_in_children() -> None:
+    """What Valgrind looks at: a child for each feature, off and on, once and twice as often."""
+    assert (
+        re.findall(r"^count \d+ (\d+) (\d) \d+$", _features("--count"), re.MULTILINE)
+        == [("0", "0")] * 2 + [("0", "1")] * 2
+    )
 
 
 def test_knows_what_there_is_to_measure() -> None:
