@@ -107,6 +107,45 @@ def test_an_answer_is_stripped(gateway: Gateway, provider: Provider) -> None:
     assert (answer.head.get("x-provider"), answer.head.get("x-ours")) == (None, "1")
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "answered", "completed"),
+    [
+        (
+            "/v1/chat/completions",
+            CHAT,
+            {"choices": [{"message": {"content": "x"}}]},
+            {"object": "chat.completion", "model": "model"},
+        ),
+        (
+            "/v1/completions",
+            {"model": "model", "prompt": "x"},
+            {"choices": [{"text": "x"}]},
+            {"object": "text_completion", "model": "model"},
+        ),
+        (
+            "/v1/embeddings",
+            {"model": "model", "input": "x"},
+            {"data": [{"embedding": [0.5]}]},
+            {"object": "list", "model": "model"},
+        ),
+        ("/v1/responses", {"model": "model", "input": "x"}, {"output": []}, {"object": "response", "model": "model"}),
+    ],
+)
+def test_an_answer_is_completed(
+    gateway: Gateway, provider: Provider, path: str, body: Any, answered: Any, completed: Any
+) -> None:
+    """What a provider leaves out has its default, at each endpoint."""
+    _configure(gateway, provider)
+    client = gateway.connect()
+    _ask(client, body, path)
+    provider.call().respond(200, json.dumps(answered).encode(), [JSON])
+    answer = client.answer()
+    assert answer.status == 200
+    assert completed.items() <= answer.json().items()
+    for choice in answer.json().get("choices", ()):
+        assert (choice["index"], "finish_reason" in choice) == (0, True)
+
+
 @pytest.mark.parametrize("body", [b"<html>SECRET", b"", b'{"choices": "SECRET"}', b"[]"])
 def test_an_answer_that_does_not_parse(gateway: Gateway, provider: Provider, body: bytes) -> None:
     """It is a 502, and nothing of it passes."""
@@ -200,6 +239,26 @@ def test_errors_in_answers(gateway: Gateway, provider: Provider, stream: bool) -
     answer = client.answer()
     assert (answer.status, answer.json()["error"]["type"]) == (429, "rate_limit_error")
     assert b"SECRET" not in answer.body
+
+
+@pytest.mark.parametrize("trusted", [False, True])
+def test_an_error_in_the_middle_of_a_stream(gateway: Gateway, provider: Provider, trusted: bool) -> None:
+    """Becomes the standard one, unless its provider is trusted."""
+    _configure(gateway, provider, trusted=trusted)
+    client = gateway.connect()
+    _ask(client, {**CHAT, "stream": True})
+    call = provider.call()
+    call.start(200, [EVENTS])
+    call.send_chunk(b'data: {"choices": [{"index": 0, "delta": {"content": "x"}}]}\n\n')
+    client.head()
+    call.send_chunk(b'data: {"error": {"message": "SECRET", "type": "x", "code": 429}}\n\n')
+    call.finish()
+    body = client.read_body()
+    first, last = body.split(b"\n\n")[:2]
+    assert b'"content":"x"' in first.replace(b" ", b"")
+    error = json.loads(last.removeprefix(b"data: "))["error"]
+    assert error["type"] == ("x" if trusted else "rate_limit_error")
+    assert (b"SECRET" in body) is trusted
 
 
 def test_fallback_goes_by_the_real_status(gateway: Gateway, provider: Provider, second: Provider) -> None:
