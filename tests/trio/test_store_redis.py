@@ -4,6 +4,7 @@ import gc
 import itertools
 import json
 import warnings
+from pathlib import Path
 
 import hypothesis.strategies as st
 import pytest
@@ -15,7 +16,7 @@ from onwards_core._lease_calls import MOST, Absence, Beat, HoldPermits, Pace, Ta
 from onwards_core._lease_store import LeaseStore
 from onwards_core._ledger import Rate
 from onwards_trio._store._redis import RedisStore
-from tests.trio.store_support import needs_server, store_cluster, store_server
+from tests.trio.store_support import SERVERS, needs_server, store_cluster, store_server
 
 pytestmark = needs_server
 
@@ -81,9 +82,9 @@ def config(url: str, **more) -> StateConfig:
     return found.state
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    with store_server(tmp_path_factory.mktemp("store")) as server:
+@pytest.fixture(scope="module", params=SERVERS, ids=lambda program: Path(program).name)
+def server(tmp_path_factory, request):
+    with store_server(tmp_path_factory.mktemp("store"), program=request.param) as server:
         yield server
 
 

@@ -11,10 +11,10 @@ import trustme
 from onwards_core._lease_calls import Beat, HoldPermits
 from onwards_trio._store import StoreError
 from onwards_trio._store._redis import RedisStore
-from tests.trio.store_support import StoreServer, free_port, needs_server, store_server, watched_servers
+from tests.trio.store_support import StoreServer, free_port, needs_redis, store_server, watched_servers
 from tests.trio.test_store_redis import config
 
-pytestmark = [needs_server, pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")]
+pytestmark = [needs_redis, pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")]
 
 LEASE = 10_000_000
 BEAT = Beat("one", LEASE, 0, 0, "")

@@ -6,6 +6,7 @@ import re
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection
@@ -19,6 +20,7 @@ from onwards_trio import Options, serve
 from onwards_trio._workers import Parent, backoff
 from tests.trio.program_support import read_until, running
 
+REQUESTS = int(os.environ.get("REPLACED_REQUESTS", "0"))
 BODY = json.dumps({"model": "m", "messages": []})
 CHAT = "/v1/chat/completions"
 
@@ -41,6 +43,7 @@ class Provider(ThreadingHTTPServer):
 
 class _Answering(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
 
     def do_POST(self) -> None:
         self.rfile.read(int(self.headers["Content-Length"]))
@@ -118,7 +121,8 @@ def gateway(provider: Provider, folder: Path, *arguments: str) -> Iterator[Progr
     config = folder / "config.json"
     config.write_text(json.dumps({"targets": {"m": {"url": provider.url}}}))
     ports = ("--host", "127.0.0.1", "--port", "0", "--metrics-port", "0")
-    with running("serve", "-f", config, *ports, "--workers", "2", *arguments, seconds=120) as process:
+    seconds = 120 + REQUESTS / 50
+    with running("serve", "-f", config, *ports, "--workers", "2", *arguments, seconds=seconds) as process:
         yield Program(process, config)
 
 
@@ -144,7 +148,8 @@ def test_crashes(provider: Provider, tmp_path: Path) -> None:
 
 
 def test_replaced_one_by_one(provider: Provider, tmp_path: Path) -> None:
-    """SIGUSR2 replaces all workers while clients use their connections: no request fails, and all are counted."""
+    """SIGUSR2 replaces all workers while clients use their connections: no request fails, and all are counted. With
+    `REPLACED_REQUESTS=100000`, that is wanted each second until there were so many requests."""
     with gateway(provider, tmp_path) as program:
         statuses: list[int] = []
         enough = threading.Event()
@@ -154,6 +159,11 @@ def test_replaced_one_by_one(provider: Provider, tmp_path: Path) -> None:
                 while not enough.is_set():
                     statuses.append(ask_on(connection))  # It connects again when it was told to.
 
+        def replace_each_second() -> None:
+            while not enough.wait(1.0):
+                program.process.send_signal(signal.SIGUSR2)
+
+        start = time.monotonic()
         clients = [threading.Thread(target=client) for _ in range(4)]
         for thread in clients:
             thread.start()
@@ -161,12 +171,19 @@ def test_replaced_one_by_one(provider: Provider, tmp_path: Path) -> None:
         log = program.reads("worker 1 is ready")
         while log.count("has ended") < 2:
             log += program.reads("has ended")
+        if REQUESTS:
+            clients.append(threading.Thread(target=replace_each_second))
+            clients[-1].start()
+        while len(statuses) < REQUESTS:
+            log += program.reads("has ended")
         enough.set()
         for thread in clients:
             thread.join()
         assert set(statuses) == {200}
         assert program.counted() == len(statuses)
-        assert program.scrape()['onwards_worker_exits_total{reason="replaced"}'] == 2
+        replaced = program.scrape()['onwards_worker_exits_total{reason="replaced"}']
+        assert replaced == 2 or REQUESTS
+        print(f"{len(statuses)} requests in {time.monotonic() - start:.0f} s; {replaced:.0f} workers were replaced")
         assert program.end() == 0
 
 
