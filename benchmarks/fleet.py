@@ -18,10 +18,11 @@ from typing import Any, Final
 
 import attrs
 
+from onwards_core._beats import LeaseTerms
 from onwards_core._health import Health
 from onwards_core._lease_calls import Call, Reply
 from onwards_core._lease_store import LeaseStore
-from onwards_core._leases import LeasedLedger, LeaseTerms
+from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Claim, Ledger, Limit, Permit, Rate, Refusal
 
 DEADLINE: Final = 50_000

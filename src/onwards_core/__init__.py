@@ -19,6 +19,7 @@ from onwards_core._actions import (
     Wait,
 )
 from onwards_core._attempts import Upkeep
+from onwards_core._beats import LeaseTerms
 from onwards_core._config import (
     AffinityConfig,
     AuthConfig,
@@ -60,7 +61,7 @@ from onwards_core._events import (
 )
 from onwards_core._exchange import Exchange
 from onwards_core._gateway import Gateway
-from onwards_core._leases import LeasedLedger, LeaseTerms
+from onwards_core._leases import LeasedLedger
 from onwards_core._load_config import load_config
 from onwards_core._record import Attempt, Outcome, Record, Usage, Verdict
 from onwards_core._schema import json_schema

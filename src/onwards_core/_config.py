@@ -320,6 +320,7 @@ class StateConfig:
     on_loss: Annotated[OnLoss, choice(OnLoss)] = _field(
         "While it can't be reached: local, a share of each limit; refuse, nothing.", OnLoss.LOCAL
     )
+    share_load: Boolean = _field("Whether load is counted over all gateways, as some strategies go by it.", False)
     cluster: Boolean = _field("Whether it is a cluster, of which the URL names some nodes.", False)
     sentinel_master: Text | None = _field("Ask the sentinels that the URL names for the primary of this name.", None)
     sentinel_password: Password | None = _field("Of the sentinels; none if left out.", None)

@@ -5,10 +5,11 @@ from random import Random
 from onwards_core._actions import Respond, SendUpstream
 from onwards_core._admission import check, screen
 from onwards_core._attempts import Upkeep
+from onwards_core._beats import LeaseTerms
 from onwards_core._events import Request
 from onwards_core._exchange import Exchange
 from onwards_core._health import Health, Trial
-from onwards_core._leases import LeasedLedger, LeaseTerms
+from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Ledger
 from onwards_core._record import Record
 from onwards_core._request import upstream_headers, upstream_target
@@ -26,7 +27,7 @@ class Gateway:
 
     def __init__(self, snapshot: Snapshot, *, random: Random, terms: LeaseTerms | None = None) -> None:
         self.snapshot = snapshot
-        self.health = Health()
+        self.health = Health(self._others)
         self.ledger = Ledger() if terms is None else LeasedLedger(terms, self.health)
         self.upkeep = Upkeep(self.ledger, self.health, Balancer(), random)
 
@@ -69,6 +70,15 @@ class Gateway:
             self.health.failed(provider.identity, others, pool.health, now, trial=trial)
         elif trial is not None:
             self.health.succeeded(provider.identity, now)
+
+    def _others(self, identity: str) -> list[str]:
+        """The rest of a provider's pool."""
+        for pool in self.snapshot.pools.values():
+            identities = [provider.identity for provider in pool.providers]
+            if identity in identities:
+                identities.remove(identity)
+                return identities
+        return []
 
     def prune(self, now: float) -> None:
         """Forget what no longer counts. To be called now and then."""

@@ -8,7 +8,7 @@ whose circuit is closed is never taken out, however often it fails.
 import enum
 import math
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Final, Self
 
 import attrs
@@ -121,9 +121,12 @@ class Health:
     `failed` instead of either; or, where it did not show anything, `abandoned`. What began before a circuit opened may
     end whenever it likes: only the trial, or an answer that begins, decides about an open circuit.
     Nothing is kept of a provider that never failed.
+
+    others: the rest of the pool that a provider is in; without it, other processes' circuits are not believed.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, others: Callable[[str], Iterable[str]] = lambda _: ()) -> None:
+        self._others = others
         self._providers: dict[str, _Provider] = {}
 
     # Before an attempt
@@ -231,14 +234,16 @@ class Health:
         )
 
     def heard(self, absences: Iterable[Absence], now: float) -> None:
-        """Leave out whom other processes leave out, for as long as they do."""
+        """Leave out whom other processes leave out, for as long as they do; but nobody takes out a pool's last
+        provider here because of what happened elsewhere."""
         for absence in absences:
-            provider = self._providers.get(absence.identity)
-            if provider is None:
-                provider = self._providers[absence.identity] = _Provider()
+            provider = self._providers.get(absence.identity) or _Provider()
             until = now + absence.time / _MICRO
             if until <= provider.heard.get(absence.kind, 0.0) + _ALIKE:
                 continue  # It may have come back since.
+            if absence.kind == "open" and not any(self._is_well(each, now) for each in self._others(absence.identity)):
+                continue
+            self._providers[absence.identity] = provider
             provider.heard[absence.kind] = until
             if absence.kind == "paused":
                 provider.paused_until = max(provider.paused_until, until)

@@ -12,6 +12,8 @@ from onwards_core._ledger import Rate
 
 MOST: Final = 2**50
 """The longest time, 35 years, and the largest number."""
+LISTED: Final = 10
+"""How many configs are told apart, and how many of those that have one are named: a fleet may be large."""
 
 
 @attrs.frozen
@@ -116,6 +118,25 @@ class Absence:
 
 
 @attrs.frozen
+class Load:
+    """How many requests are under way at a provider."""
+
+    identity: str
+    count: int
+
+
+@attrs.frozen
+class InForce:
+    """A config, and who has it."""
+
+    config: str
+    count: int
+    """Of processes."""
+    processes: tuple[str, ...]
+    """The oldest of them, at most `LISTED`. None where all have the same config."""
+
+
+@attrs.frozen
 class Beat:
     """A sign of life."""
 
@@ -130,6 +151,8 @@ class Beat:
     config: str
     """What tells its config from others."""
     absences: tuple[Absence, ...] = ()
+    loads: tuple[Load, ...] = ()
+    """Its own."""
 
 
 @attrs.frozen
@@ -144,7 +167,11 @@ class Beaten:
     """How long to hold everything back; 0: not at all."""
     configs: int
     """How many different ones the processes have."""
+    in_force: tuple[InForce, ...]
+    """Which those are, the commonest first, at most `LISTED`."""
     absences: tuple[Absence, ...]
+    loads: tuple[Load, ...]
+    """Of all others together."""
 
 
 Call: TypeAlias = TakeTokens | HoldPermits | Beat

@@ -12,16 +12,21 @@ that come back are worth what they cost, less the time that has passed since: it
 Permits: each process says how many it holds, and that counts until its lease is over.
 """
 
+from collections import Counter
+from collections.abc import Iterable
 from typing import Final, assert_never
 
 import attrs
 
 from onwards_core._lease_calls import (
+    LISTED,
     Absence,
     Beat,
     Beaten,
     Call,
     HoldPermits,
+    InForce,
+    Load,
     PermitsHeld,
     Reply,
     TakeTokens,
@@ -46,6 +51,7 @@ class _Process:
     beat: int
     until: int
     config: str
+    loads: tuple[Load, ...]
 
 
 class LeaseStore:
@@ -130,7 +136,7 @@ class LeaseStore:
             # Nobody was heard while it was out, so the store was away, for all of them.
             self._opens_at = now + (call.grace if others else 0)
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
-        mine = _Process(now, now + call.lease, call.config)
+        mine = _Process(now, now + call.lease, call.config, call.loads)
         self._processes[call.process] = mine
         for absence in call.absences:
             key = absence.kind, absence.identity
@@ -143,8 +149,25 @@ class LeaseStore:
             list(self._processes).index(call.process),
             max(0, self._opens_at - now),
             len({process.config for process in self._processes.values()}),
+            tuple(self._in_force()),
             tuple(Absence(*key, until - now) for key, until in sorted(self._absences.items())),
+            tuple(self._loads_beside(call.process)),
         )
+
+    def _in_force(self) -> Iterable[InForce]:
+        having: dict[str, list[str]] = {}
+        for name, process in self._processes.items():
+            having.setdefault(process.config, []).append(name)
+        for config in sorted(having, key=lambda config: -len(having[config]))[:LISTED]:
+            names = having[config]
+            yield InForce(config, len(names), tuple(names[:LISTED]) if len(having) > 1 else ())
+
+    def _loads_beside(self, process: str) -> Iterable[Load]:
+        total = Counter[str]()
+        for name, other in self._processes.items():
+            if name != process:
+                total.update({load.identity: load.count for load in other.loads})
+        return (Load(*load) for load in sorted(total.items()))
 
     def forget(self, process: str) -> None:
         """The process has certainly ended: what it held is free at once."""

@@ -15,9 +15,7 @@ was stopped, or cut off, uses nothing that others may have got in the meantime.
     away        The store does not answer. Whatever was lent stays good until its end. Beyond that, with `local`: each
                 process lets through its share of the last known number of processes, starting from an empty bucket;
                 permits beyond those lent only when the lease is over, since until then others may hold theirs. Without
-                `local`, or without a share, requests are refused. All shares together have to be one: who is new has
-                one only when all others know of it, and who was stopped for long has lost it, since they may have met
-                in a new store meanwhile.
+                `local`, or without a share, requests are refused (see `_share`).
     holding     The store is back, or lost its data, and lets nobody take anything until all had time to say what they
                 hold and what they used. Until then it is as if it were away.
 
@@ -33,6 +31,7 @@ from typing import Final, TypeAlias
 
 import attrs
 
+from onwards_core._beats import Beats, LeaseTerms
 from onwards_core._health import Health
 from onwards_core._lease_calls import (
     Beat,
@@ -45,7 +44,8 @@ from onwards_core._lease_calls import (
     TokensTaken,
 )
 from onwards_core._ledger import Claim, Ledger, Limit, Permit, Rate, Refusal
-from onwards_core._lent import Permits, Tokens
+from onwards_core._lent import LentPermit, Permits, Tokens
+from onwards_core._share import Share
 
 _TICK: Final = 0.02
 """Seconds between two looks at tokens that are lent and not used."""
@@ -66,43 +66,12 @@ _Asked: TypeAlias = tuple[Call, Tokens | Permits | None]
 
 
 @attrs.frozen
-class LeaseTerms:
-    """What a process has agreed on with all others."""
-
-    process: str
-    """Its name, which no other has or had."""
-    lease: float = 10.0
-    """Seconds after which permits of a process that gives no sign of life are free again."""
-    local: bool = True
-    """Whether to go on by itself when the store is away."""
-
-    @property
-    def beat(self) -> float:
-        """Seconds between two signs of life."""
-        return min(1.0, self.lease / 5)
-
-
-@attrs.frozen
 class _Batch:
     """What was asked, and for whom."""
 
     at: float
     asked: list[_Asked]
     claims: list[Claim]
-
-
-class _LentPermit(Permit):
-    __slots__ = ("_released",)
-
-    def __init__(self, held: dict[str, int], identities: list[str], released: Callable[[str], None]) -> None:
-        super().__init__(held, identities)
-        self._released = released
-
-    def release(self) -> None:
-        identities = self._identities
-        super().release()
-        for identity in identities:
-            self._released(identity)
 
 
 class LeasedLedger(Ledger):
@@ -116,11 +85,7 @@ class LeasedLedger(Ledger):
         self.terms = terms
         self.wake: Callable[[], None] = lambda: None
         """Is called when there is something to ask that should not wait for `next_look`."""
-        self.config = ""
-        """What tells the config in force from others."""
-        self.fleet: Beaten | None = None
-        """What the store last said about all processes; None: it never answered."""
-        self._health = health
+        self._beats = Beats(terms, health, self._held)
         self._grace = _micro(2 * terms.beat)
         self._tokens: dict[str, Tokens] = {}
         self._permits: dict[str, Permits] = {}
@@ -132,12 +97,7 @@ class LeasedLedger(Ledger):
         self._due_permits: set[str] = set()
         self._stocked: set[str] = set()
         self._holding: set[str] = set()
-        self._place: tuple[int, int] | None = None
-        """How many processes there were when all was well, and our rank among them: that makes our share."""
-        self._has_share = False
-        self._share_from = math.inf
-        """When all others know of us."""
-        self._awake_at = -math.inf
+        self._share = Share(terms.beat)
         self._local: list[Tokens] = []
         """Whatever was used by ourselves since the store was last in touch."""
         self._next_beat = -math.inf
@@ -165,6 +125,18 @@ class LeasedLedger(Ledger):
     def refusal(self, limits: Sequence[Limit], now: float) -> Refusal | None:
         found = self._verdict(limits, now)
         return None if found is _SHORT else found
+
+    def load(self, identity: str) -> int:
+        return self._beats.load(identity)
+
+    def is_full(self, limit: Limit, now: float) -> bool:
+        taken = self.terms.share_load and limit.permits is not None and self.load(limit.identity) >= limit.permits
+        return taken or super().is_full(limit, now)
+
+    @property
+    def fleet(self) -> Beaten | None:
+        """What the store last said about all processes; None: it never answered."""
+        return self._beats.last
 
     def in_touch(self, now: float) -> bool:
         """Whether the store is there and gives something."""
@@ -248,7 +220,7 @@ class LeasedLedger(Ledger):
             if limit.permits is not None:
                 permits = self._permits[identity]
                 permits.peak = max(permits.peak, used)
-        return _LentPermit(self._held, identities, self._released)
+        return LentPermit(self._held, identities, self._released)
 
     def _released(self, identity: str) -> None:
         permits = self._permits.get(identity)
@@ -266,21 +238,16 @@ class LeasedLedger(Ledger):
     # By ourselves
 
     def _can_go_on(self, now: float) -> bool:
-        if not self._has_share or not self.terms.local or self._overslept(now):
+        if not self.terms.local or not self._share.ours or self._share.overslept(now):
             return False
         return self._lost_at is not None or now < self._local_until
-
-    def _overslept(self, now: float) -> bool:
-        """Whether we were stopped for longer than others wait for us to say what we hold."""
-        return now - self._awake_at > 2 * self.terms.beat
 
     def _local_rate_verdict(self, tokens: Tokens, whose: str, now: float) -> Refusal | None:
         """Our share is one token every so often. Where there are more processes than tokens in a bucket, not all
         have one."""
         if not self._can_go_on(now):
             return Refusal("service_unavailable", _AWAY_RETRY, whose)
-        assert self._place is not None  # as we have a share
-        if self._place[1] >= tokens.rate.burst:
+        if not self._share.has_part(tokens.rate.burst):
             return Refusal("rate_limit", self.terms.beat, whose)
         if tokens.local_full_at is None:
             tokens.local_full_at = now + self._local_interval(tokens)
@@ -289,11 +256,7 @@ class LeasedLedger(Ledger):
         return Refusal("rate_limit", wait, whose) if wait > 0 else None
 
     def _local_interval(self, tokens: Tokens) -> float:
-        return tokens.rate.interval * self._parts(tokens) / 1e9
-
-    def _parts(self, tokens: Tokens) -> int:
-        assert self._place is not None  # or we could not go on by ourselves
-        return min(self._place[0], tokens.rate.burst)
+        return tokens.rate.interval * self._share.parts(tokens.rate.burst) / 1e9
 
     def _take_locally(self, bucket: str, tokens: Tokens, now: float) -> None:
         tokens.local_full_at = now + self._local_interval(tokens)
@@ -305,7 +268,7 @@ class LeasedLedger(Ledger):
         """What we used and will use by ourselves counts in the store, as if we had used all of our share."""
         assert self.fleet is not None  # as it has answered
         until = self.fleet.now + self.fleet.opens_in
-        tokens.owed = ((until - since) // self._parts(tokens) + tokens.pace.cost(1), since, until)
+        tokens.owed = ((until - since) // self._share.parts(tokens.rate.burst) + tokens.pace.cost(1), since, until)
         self._due_tokens.add(bucket)
         self._ask()
 
@@ -313,16 +276,10 @@ class LeasedLedger(Ledger):
         if not self._can_go_on(now):
             return Refusal("service_unavailable", _AWAY_RETRY, whose)
         # Until the lease is over others hold what was lent to them, and how much that is we don't know.
-        if self._lost_at is not None and now >= self._lost_at + self.terms.lease and used < self._share(permits):
+        over = self._lost_at is not None and now >= self._lost_at + self.terms.lease
+        if over and used < self._share.permits(permits.limit):
             return None
         return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, whose)
-
-    def _share(self, permits: Permits) -> int:
-        if self._place is None or not self._has_share:
-            return 0
-        processes, rank = self._place
-        share, rest = divmod(permits.limit, processes)
-        return share + (rank < rest)
 
     # Talking to the store
 
@@ -332,24 +289,28 @@ class LeasedLedger(Ledger):
 
     def awake(self, now: float) -> None:
         """Call it at least once a beat, also while nothing can be asked: it shows that this process was not stopped."""
-        if self._overslept(now):
-            self._has_share = False
-            self._share_from = math.inf
-        self._awake_at = now
+        self._share.awake(now)
 
-    def collect(self, now: float) -> list[Call]:
-        """What to ask now. If there is anything, `replied` or `lost` has to follow."""
+    def collect(self, now: float, config: str = "") -> list[Call]:
+        """What to ask now. If there is anything, `replied` or `lost` has to follow.
+
+        config: what tells the one in force from others.
+        """
         self.awake(now)
         self._due = False
         asked: list[_Asked] = []
         claims: list[Claim] = []
         if now >= self._next_beat:
-            asked.append((self._beat(now), None))
+            self._next_beat = now + self.terms.beat
+            out_for = 0 if self._lost_at is None else max(1, _micro(now - self._lost_at))
+            asked.append((self._beats.beat(now, out_for, self._grace, config), None))
         if self.fleet is not None and self._lost_at is None:
             open_ = self.in_touch(now)
             if open_:
                 claims, self._claims = [claim for claim in self._claims if not claim.withdrawn], []
-                self._forget_local()
+                for tokens in self._local:
+                    tokens.local_full_at = None
+                self._local = []
             wanted = Counter(limit for claim in claims for limit in claim.limits)
             if now >= self._next_look:
                 self._look(now)
@@ -359,23 +320,6 @@ class LeasedLedger(Ledger):
         if not asked:  # What they wait for has come back meanwhile, and no reply will follow.
             self._decide(claims, now)
         return [call for call, _ in asked]
-
-    def _beat(self, now: float) -> Beat:
-        terms = self.terms
-        self._next_beat = now + terms.beat
-        return Beat(
-            terms.process,
-            _micro(terms.lease),
-            0 if self._lost_at is None else max(1, _micro(now - self._lost_at)),
-            self._grace,
-            self.config,
-            self._health.absences(now),
-        )
-
-    def _forget_local(self) -> None:
-        for tokens in self._local:
-            tokens.local_full_at = None
-        self._local = []
 
     def _look(self, now: float) -> None:
         self._next_look = now + _TICK
@@ -415,7 +359,7 @@ class LeasedLedger(Ledger):
             permits, used, need = self._permits[identity], self._held.get(identity, 0), needs.get(identity, 0)
             before = permits.count
             if now >= permits.good_until:  # What was not in use may be others' by now.
-                permits.count = used if open_ or not self.terms.local else max(used, self._share(permits))
+                permits.count = used if open_ or not self.terms.local else max(used, self._share.permits(permits.limit))
             assert self.fleet is not None  # or nothing would be asked
             if open_ and not need:
                 permits.count -= permits.surplus(used, self.fleet.processes)
@@ -491,18 +435,12 @@ class LeasedLedger(Ledger):
                 claim.decide(found or self._take(claim.limits, now))
 
     def _beaten(self, reply: Beaten, asked_at: float, now: float) -> None:
-        before, self.fleet = self.fleet, reply
+        before = self.fleet
+        self._beats.heard(reply, now)
         back = self._lost_at is not None or (before is not None and before.store != reply.store)
         self._lost_at = None
-        if not reply.opens_in:
-            # Each of the others has heard of us after a beat of its own; one may just have been stopped.
-            self._share_from = min(self._share_from, now + 3 * self.terms.beat)
-            if now >= self._share_from:
-                self._has_share = True
-            if self._has_share:
-                self._place = (reply.processes, reply.rank)
-        self._health.heard(reply.absences, now)
-        self._hold_back(reply.opens_in, asked_at, now, self.fleet if before is None else before, back=back)
+        self._share.heard(reply, now)
+        self._hold_back(reply.opens_in, asked_at, now, before or reply, back=back)
 
     def _hold_back(self, opens_in: int, asked_at: float, now: float, last: Beaten, *, back: bool) -> None:
         """Nobody gets anything until all have said what they hold, and used. back: we have not, as we were out.

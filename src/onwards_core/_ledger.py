@@ -159,6 +159,14 @@ class Ledger:
                 return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, limit.whose)
         return None
 
+    def is_full(self, limit: Limit, now: float) -> bool:
+        """Whether a request would be refused now, as far as is known."""
+        return self.refusal((limit,), now) is not None
+
+    def load(self, identity: str) -> int:
+        """How many requests are under way at a provider."""
+        return self._held.get(identity, 0)
+
     def permits_out(self, identity: str | None = None) -> int:
         """How many permits are held, of one identity or in all."""
         return sum(self._held.values()) if identity is None else self._held.get(identity, 0)

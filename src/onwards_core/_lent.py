@@ -1,12 +1,13 @@
 """What a process was lent of limits that it shares, and how long it may use it."""
 
 from collections import deque
+from collections.abc import Callable
 from typing import Final
 
 import attrs
 
 from onwards_core._lease_calls import Pace
-from onwards_core._ledger import Rate
+from onwards_core._ledger import Permit, Rate
 
 SHARE: Final = 20
 """One part in so many of a limit may lie unused, while somebody is refused."""
@@ -20,6 +21,22 @@ _LOW: Final = 0.2
 """The part of a stock at which the next one is fetched."""
 _RECENT: Final = 0.1
 """Seconds to which demand looks back."""
+
+
+class LentPermit(Permit):
+    """released: is told each identity."""
+
+    __slots__ = ("_released",)
+
+    def __init__(self, held: dict[str, int], identities: list[str], released: Callable[[str], None]) -> None:
+        super().__init__(held, identities)
+        self._released = released
+
+    def release(self) -> None:
+        identities = self._identities
+        super().release()
+        for identity in identities:
+            self._released(identity)
 
 
 @attrs.frozen

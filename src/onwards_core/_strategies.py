@@ -170,13 +170,9 @@ def _sorted(pool: Pool, random: Random, key: Callable[[int], tuple[bool, float] 
     yield from _standbys(weights)
 
 
-def _is_full(provider: Provider, ledger: Ledger, now: float) -> bool:
-    return ledger.refusal((provider.limit,), now) is not None
-
-
 def _load(pool: Pool, index: int, ledger: Ledger, now: float) -> tuple[bool, float]:
     provider = pool.providers[index]
-    return _is_full(provider, ledger, now), ledger.permits_out(provider.limit.identity) / pool.weights[index]
+    return ledger.is_full(provider.limit, now), ledger.load(provider.identity) / pool.weights[index]
 
 
 def _distance(pool: Pool, index: int, key: bytes, ledger: Ledger, now: float) -> tuple[bool, float]:
@@ -188,7 +184,7 @@ def _distance(pool: Pool, index: int, key: bytes, ledger: Ledger, now: float) ->
     provider = pool.providers[index]
     digest = hashlib.blake2b(key + provider.identity.encode(), digest_size=8).digest()
     chance = (int.from_bytes(digest) + 0.5) / 2**64
-    return _is_full(provider, ledger, now), -math.log(chance) / pool.weights[index]
+    return ledger.is_full(provider.limit, now), -math.log(chance) / pool.weights[index]
 
 
 def affinity_key(config: AffinityConfig, request: Request, body: Body) -> bytes | None:

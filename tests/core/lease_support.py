@@ -4,10 +4,11 @@ import math
 
 import attrs
 
+from onwards_core._beats import LeaseTerms
 from onwards_core._health import Health
 from onwards_core._lease_calls import Call, HoldPermits, Reply
 from onwards_core._lease_store import LeaseStore
-from onwards_core._leases import LeasedLedger, LeaseTerms
+from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Claim, Limit, Permit, Refusal
 
 

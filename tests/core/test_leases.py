@@ -18,7 +18,7 @@ from onwards_core import (
     Wait,
     WaitOver,
 )
-from onwards_core._health import CircuitState, Health
+from onwards_core._health import Health
 from onwards_core._lease_calls import MOST, Absence, Beat, HoldPermits, Pace, TakeTokens, TokensTaken
 from onwards_core._lease_store import KEPT, LeaseStore
 from onwards_core._ledger import Claim, Limit, Permit, Rate, Refusal
@@ -361,29 +361,6 @@ def test_the_store_forgets():
     assert not store._refused_at
 
 
-# What is known of providers
-
-
-def test_absences_come_around():
-    """Who is left out in one process is left out in all, for as long; not again when it came back meanwhile."""
-    one, other = Health(), Health()
-    policy = snapshot({"m": pool("a", "b", health={"consecutive_failures": 1})}).pools["m"].health
-    one.failed("a", ["b"], policy, 0.0)
-    one.pause("b", 5.0)
-    told = one.absences(1.0)
-    assert set(told) == {Absence("open", "a", 9_000_000), Absence("paused", "b", 4_000_000)}
-    other.heard(told, 100.0)
-    assert other.state("a", 108.9) is CircuitState.OPEN
-    assert other.paused_until("b", 103.9) == 104.0
-    assert other.absences(101.0) == ()
-    assert other.admits("a", 109.1)
-    other.heard([Absence("open", "a", 20_000_000)], 109.2)  # its trial is under way
-    assert other.state("a", 109.2) is CircuitState.TRIAL
-    other.succeeded("a", 109.3)
-    other.heard([Absence("open", "a", 19_900_000)], 109.3)
-    assert other.state("a", 109.3) is CircuitState.CLOSED
-
-
 # Exchanges
 
 
@@ -481,9 +458,8 @@ def test_those_left_out_are_tried_after_all_one_after_the_other():
     """Better one that may fail than none, also where the store has to be asked for each."""
     gateway, _, exchange, _ = begun(**FALLS_BACK)
     exchange.close()
-    gateway.health.heard(
-        [Absence("open", provider.identity, 10**8) for provider in gateway.snapshot.pools["m"].providers], 0.2
-    )
+    first, second = gateway.snapshot.pools["m"].providers
+    gateway.health.heard([Absence("open", first.identity, 10**8), Absence("paused", second.identity, 10**8)], 0.2)
     policy = {"health": {"consecutive_failures": 1}}
     gateway.snapshot = snapshot({"m": {"providers": LIMITED, **FALLS_BACK, **policy}})
     with gateway.admit(chat(), 20) as exchange:
@@ -530,15 +506,6 @@ def test_permits_of_who_is_not_heard_any_more_are_free():
     assert store.apply(HoldPermits("i", 5, "p", 1, 3, 4, 0, 1_000, 0), 0).granted == 2
     assert store.apply(HoldPermits("i", 5, "q", 1, 0, 1, 0, 1_000, 0), 999).granted == 0
     assert store.apply(HoldPermits("i", 5, "q", 2, 0, 9, 0, 1_000, 0), 1_000).granted == 5
-
-
-def test_the_store_tells_who_is_left_out():
-    """To everybody, for as long as anybody said."""
-    store = LeaseStore("store")
-    store.apply(Beat("p", 10**7, 0, 0, "", (Absence("open", "a", 500), Absence("paused", "b", 50))), 0)
-    assert store.apply(Beat("q", 10**7, 0, 0, "", (Absence("open", "a", 50),)), 100).absences == (
-        Absence("open", "a", 400),
-    )
 
 
 def test_what_is_lent_ends_by_the_time_of_the_question():

@@ -89,6 +89,7 @@ def test_defaults():
         "StateConfig.lease_seconds": 10,
         "StateConfig.on_loss": "local",
         "StateConfig.prefix": "onwards",
+        "StateConfig.share_load": False,
     }
     assert "default" not in json_schema()["properties"]["targets"]
 

@@ -12,7 +12,7 @@ import trio
 from hypothesis import HealthCheck, given, settings
 
 from onwards_core import Config, StateConfig, load_config
-from onwards_core._lease_calls import MOST, Absence, Beat, HoldPermits, Pace, TakeTokens
+from onwards_core._lease_calls import LISTED, MOST, Absence, Beat, HoldPermits, Load, Pace, TakeTokens
 from onwards_core._lease_store import LeaseStore
 from onwards_core._ledger import Rate
 from onwards_trio._store._redis import RedisStore
@@ -71,6 +71,9 @@ BEATS = st.builds(
         st.builds(Absence, st.sampled_from(["open", "paused"]), st.sampled_from(["p 1", "p 2"]), st.integers(1, 10**7)),
         max_size=2,
     ).map(tuple),
+    loads=st.dictionaries(st.sampled_from(["p 1", "p 2", "p 3"]), st.integers(1, 40), max_size=3).map(
+        lambda loads: tuple(Load(*load) for load in loads.items())
+    ),
 )
 
 
@@ -111,6 +114,15 @@ BATCHES = st.lists(st.lists(st.one_of(takes(), HOLDS, BEATS), min_size=1, max_si
 def test_scripts_decide_as_the_core_does(server, batches):
     """Whatever is asked in which order: the scripts give what the core gives."""
     server.ask("FLUSHALL")
+    trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
+
+
+def test_many_configs_are_told_as_the_core_does(server):
+    """Also where there are more of them, or more processes with one, than are listed."""
+    server.ask("FLUSHALL")
+    many = [str(number) for number in range(LISTED + 3)]
+    configs = [*many, *["most"] * (LISTED + 2), "two", "two"]
+    batches = [[Beat(f"process {name}", 10**7, 0, 0, config)] for name, config in enumerate(configs)]
     trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
 
 

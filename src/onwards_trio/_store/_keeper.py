@@ -115,8 +115,7 @@ class Keeper:
                 with trio.move_on_at(ledger.next_look()):
                     await self._wanted.wait()
             self._wanted = trio.Event()
-            ledger.config = self._config()
-            calls = ledger.collect(trio.current_time())
+            calls = ledger.collect(trio.current_time(), self._config())
             first = False
             if not calls:
                 deadline = self._deadline

@@ -16,7 +16,7 @@ def lease_terms(state: StateConfig | None) -> LeaseTerms:
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     if state is None:
         return LeaseTerms(name)
-    return LeaseTerms(name, state.lease_seconds, local=state.on_loss is OnLoss.LOCAL)
+    return LeaseTerms(name, state.lease_seconds, local=state.on_loss is OnLoss.LOCAL, share_load=state.share_load)
 
 
 def keeper(gateway: Gateway, state: StateConfig) -> Keeper:

@@ -21,11 +21,14 @@ from coredis.retry import NoRetryPolicy
 
 from onwards_core import StateConfig
 from onwards_core._lease_calls import (
+    LISTED,
     Absence,
     Beat,
     Beaten,
     Call,
     HoldPermits,
+    InForce,
+    Load,
     PermitsHeld,
     Reply,
     TakeTokens,
@@ -47,6 +50,9 @@ _SCRIPTS: Final = {
     name: files("onwards_trio._store").joinpath(f"_{name}.lua").read_text()
     for name in ("tokens", "permits", "beat", "touch")
 }
+
+
+_BEAT_KEYS: Final = ("store", "heard", "alive", "since", "configs", "absences", "loads", "load")
 
 
 @attrs.frozen
@@ -212,10 +218,13 @@ class _Connection:
 
     def _beat(self, call: Beat) -> _Command:
         tag = self._tags[0]
-        keys = [f"{tag}{name}" for name in ("store", "heard", "alive", "since", "configs", "absences")]
+        keys = [f"{tag}{name}" for name in _BEAT_KEYS]
         arguments: list[str | int] = [call.process, call.lease, call.out_for, call.grace, call.config]
+        arguments += [LISTED, len(call.absences)]
         for absence in call.absences:
             arguments += [f"{absence.kind} {absence.identity}", absence.time]
+        for load in call.loads:
+            arguments += [load.identity, load.count]
         return _Command("beat", keys, arguments)
 
 
@@ -236,7 +245,7 @@ def _permits_held(results: list[Any]) -> PermitsHeld:
 
 
 def _beaten(results: list[Any]) -> Beaten:
-    now, store, processes, rank, opens_in, configs, absences = results[0]
+    now, store, processes, rank, opens_in, configs, in_force, absences, loads = results[0]
     opens_in = max(opens_in, *(other[0] for other in results[1:]), 0)
     named = [(name.decode().split(" ", 1), int(time)) for name, time in zip(absences[::2], absences[1::2], strict=True)]
     return Beaten(
@@ -246,7 +255,11 @@ def _beaten(results: list[Any]) -> Beaten:
         rank,
         opens_in,
         configs,
+        tuple(InForce(each[0].decode(), each[1], tuple(name.decode() for name in each[2])) for each in in_force),
         tuple(Absence(kind, identity, time) for (kind, identity), time in sorted(named)),
+        tuple(
+            Load(identity.decode(), int(count)) for identity, count in sorted(zip(loads[::2], loads[1::2], strict=True))
+        ),
     )
 
 
