@@ -24,12 +24,14 @@ def _rows(pool: Pool) -> Iterator[tuple[str, ...]]:
     if not pool.providers:
         yield (*of_alias, "(none)", "", "", "")
     for provider, weight in zip(pool.providers, pool.weights, strict=True):
-        yield (*of_alias, _url(provider), provider.model or "-", str(weight), limits_text(provider.limit))
+        yield (*of_alias, _named(provider), provider.model or "-", str(weight), limits_text(provider.limit))
         of_alias = ("", "", "", "")
 
 
-def _url(provider: Provider) -> str:
-    return f"{provider.url.scheme}://{provider.authority.decode()}{provider.url.path.decode()}/"
+def _named(provider: Provider) -> str:
+    """Its URL, and the name that it has in logs, metrics and `explain`, unless that is its host."""
+    url = f"{provider.url.scheme}://{provider.authority.decode()}{provider.url.path.decode()}/"
+    return url if provider.label in (provider.url.host, provider.authority.decode()) else f"{provider.label} ({url})"
 
 
 def limits_text(limit: Limit) -> str:

@@ -33,7 +33,7 @@ CONFIG = {
                     "onwards_model": "big",
                     "rate_limit": {"requests_per_second": 3, "burst_size": 10},
                 },
-                {"url": "http://[::1]:8001", "weight": 0},
+                {"url": "http://[::1]:8001", "weight": 0, "name": "new"},
             ],
         },
         "empty": {"providers": []},
@@ -44,7 +44,7 @@ TABLE = """\
 ALIAS      ACCESS  STRATEGY         LIMITS                     PROVIDER                   MODEL  WEIGHT  PROVIDER LIMITS
 plain      open    weighted_random  -                          http://127.0.0.1:8000/v1/  -      1       -
 busy/pool  keys    priority         0.2/s, burst 1, 8 at once  https://one.example/api/   big    1       3/s, burst 10
-                                                               http://[::1]:8001/         -      0       -
+                                                               new (http://[::1]:8001/)   -      0       -
 empty      open    weighted_random  -                          (none)
 """
 
