@@ -394,7 +394,7 @@ async def shared_limits(setting: Setting) -> list[Case]:
                     trips = gateway.metric("onwards_store_calls_total")
                     calls = scripts_run(store) if store else 0
                     before = gateway.cpu_seconds()
-                    done = await load.run(3 * setting.seconds, per_second=per_second)
+                    done = await load.run(1.5 * setting.seconds, per_second=per_second)
                     figures = _cpu(gateway, before, done) | {"requests/s": done.count / done.seconds} | _delays(done)
                 figures["trips/request"] = (gateway.metric("onwards_store_calls_total") - trips) / done.count
                 if store and gateway is measured[1][1]:
