@@ -19,8 +19,11 @@ from pathlib import Path
 from typing import Any
 
 from gateways import HERE, PEERS, find, pinned, stub
-from scenarios import CPU, SCENARIOS, Case, Setting
+from scenarios import CPU, Case, Setting
+from scenarios import SCENARIOS as ALONE
+from sharing import SHARING
 
+SCENARIOS = ALONE | SHARING
 _REFERENCE = "nginx"
 _TOLERANCE = 1.15
 

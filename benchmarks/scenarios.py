@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import attrs
-from gateways import PEERS, SLOW, Running, Stub, collector, find, limits_store, onwards, pinned, ready, scripts_run
+from gateways import PEERS, SLOW, Running, Stub, collector, onwards, pinned, ready
 from load import Measured, Requests, Streams
 from messages import ALIAS, CLEAN_ALIAS, request
 
@@ -65,7 +65,9 @@ Scenario = Callable[[Setting], Awaitable[list[Case]]]
 Measure = Callable[[Running], Awaitable[Figures]]
 
 
-async def _each(setting: Setting, scenario: str, measured: list[tuple[str, Running]], measure: Measure) -> list[Case]:
+async def in_turns(
+    setting: Setting, scenario: str, measured: list[tuple[str, Running]], measure: Measure
+) -> list[Case]:
     """Measure gateways, each in its case, in turns, so that a change of the machine's mood meets them all."""
     cases = [Case(scenario, case, gateway.name, []) for case, gateway in measured]
     for number in range(setting.runs):
@@ -75,7 +77,7 @@ async def _each(setting: Setting, scenario: str, measured: list[tuple[str, Runni
     return cases
 
 
-async def _requests(
+async def figures_of_requests(
     setting: Setting, gateway: Running, message: bytes, connections: int, *, per_second: float | None = None
 ) -> Figures:
     async with Requests(gateway.port, gateway.addressed(message), connections) as load:
@@ -83,7 +85,7 @@ async def _requests(
         await load.run(max(setting.seconds / 2, connections / 1000))
         before = gateway.cpu_seconds()
         measured = await load.run(setting.seconds, per_second=per_second)
-    return _cpu(gateway, before, measured) | {"requests/s": measured.count / measured.seconds} | _delays(measured)
+    return cpu_of(gateway, before, measured) | {"requests/s": measured.count / measured.seconds} | delays_of(measured)
 
 
 async def _events(setting: Setting, gateway: Running, alias: str, streams: int) -> Figures:
@@ -91,15 +93,15 @@ async def _events(setting: Setting, gateway: Running, alias: str, streams: int) 
     async with Streams(gateway.port, request(alias, stream=(events, 0.01)), streams) as load:
         before = gateway.cpu_seconds()
         measured = await load.run(events, 0.01)
-    return _cpu(gateway, before, measured) | _delays(measured)
+    return cpu_of(gateway, before, measured) | delays_of(measured)
 
 
-def _cpu(gateway: Running, before: float, measured: Measured) -> Figures:
+def cpu_of(gateway: Running, before: float, measured: Measured) -> Figures:
     """What one request or event cost; a direct call has no gateway."""
     return {CPU: (gateway.cpu_seconds() - before) / measured.count * 1e6} if gateway.pid else {}
 
 
-def _delays(measured: Measured) -> Figures:
+def delays_of(measured: Measured) -> Figures:
     return {"p50 ms": measured.quantile(0.5) * 1e3, "p99 ms": measured.quantile(0.99) * 1e3}
 
 
@@ -128,7 +130,9 @@ async def _gateways(
 
 
 @asynccontextmanager
-async def _variants(setting: Setting, variants: dict[str, dict[str, Any]]) -> AsyncIterator[list[tuple[str, Running]]]:
+async def variants_of(
+    setting: Setting, variants: dict[str, dict[str, Any]]
+) -> AsyncIterator[list[tuple[str, Running]]]:
     """The gateway itself several times, with other settings: those of `onwards`, by what to call the case."""
     with ExitStack() as opened:
         found = []
@@ -149,11 +153,11 @@ async def request_(setting: Setting) -> list[Case]:
     cases = []
     async with _gateways(setting) as gateways:
         for count in map(setting.scaled, (1, 32, 256, 1000)):
-            cases += await _each(
+            cases += await in_turns(
                 setting,
                 "request",
                 [(_connections(count), gateway) for gateway in gateways],
-                partial(_requests, setting, message=request(ALIAS), connections=count),
+                partial(figures_of_requests, setting, message=request(ALIAS), connections=count),
             )
     return cases
 
@@ -165,13 +169,13 @@ async def latency(setting: Setting) -> list[Case]:
     """
     message = request(ALIAS)
     async with _gateways(setting) as gateways:
-        most = await _requests(setting, gateways[0], message, setting.scaled(32))
+        most = await figures_of_requests(setting, gateways[0], message, setting.scaled(32))
         rate = most["requests/s"] / 2
-        return await _each(
+        return await in_turns(
             setting,
             "latency",
             [("half of our saturation", gateway) for gateway in gateways],
-            partial(_requests, setting, message=message, connections=setting.scaled(64), per_second=rate),
+            partial(figures_of_requests, setting, message=message, connections=setting.scaled(64), per_second=rate),
         )
 
 
@@ -184,11 +188,11 @@ async def overhead(setting: Setting) -> list[Case]:
     cases = []
     async with _gateways(setting, slow=True) as gateways:
         for count in map(setting.scaled, (1, 4, 16, 64)):
-            cases += await _each(
+            cases += await in_turns(
                 setting,
                 "overhead",
                 [(_connections(count), gateway) for gateway in gateways],
-                partial(_requests, setting, message=request(ALIAS, delay=0.02), connections=count),
+                partial(figures_of_requests, setting, message=request(ALIAS, delay=0.02), connections=count),
             )
     return cases
 
@@ -201,7 +205,7 @@ async def stream(setting: Setting) -> list[Case]:
     """
     count = setting.scaled(200)
     async with _gateways(setting, buffering=False) as gateways:
-        return await _each(
+        return await in_turns(
             setting,
             "stream",
             [(_streams(count), gateway) for gateway in gateways],
@@ -216,7 +220,7 @@ async def sanitized_stream(setting: Setting) -> list[Case]:
     """
     count = setting.scaled(200)
     async with _gateways(setting, direct=False, buffering=False) as gateways:
-        return await _each(
+        return await in_turns(
             setting,
             "sanitized-stream",
             [(_streams(count), gateway) for gateway in gateways if gateway.name in ("onwards", "nginx")],
@@ -233,10 +237,10 @@ async def first_byte(setting: Setting) -> list[Case]:
 
     async def measure(gateway: Running) -> Figures:
         async with Streams(gateway.port, request(ALIAS, stream=(50, 0.02)), count) as load:
-            return _delays(await load.open(1.0))
+            return delays_of(await load.open(1.0))
 
     async with _gateways(setting, buffering=False) as gateways:
-        return await _each(
+        return await in_turns(
             setting, "first-byte", [(f"{count} streams at once", gateway) for gateway in gateways], measure
         )
 
@@ -248,11 +252,11 @@ async def large_body(setting: Setting) -> list[Case]:
     """
     message = request(ALIAS, size=100_000)
     async with _gateways(setting) as gateways:
-        return await _each(
+        return await in_turns(
             setting,
             "large-body",
             [("100 KB", gateway) for gateway in gateways],
-            partial(_requests, setting, message=message, connections=setting.scaled(32)),
+            partial(figures_of_requests, setting, message=message, connections=setting.scaled(32)),
         )
 
 
@@ -274,10 +278,10 @@ async def connections(setting: Setting) -> list[Case]:
         started = time.perf_counter()
         delays = await asyncio.gather(*[one(gateway.port, request(ALIAS)) for _ in range(count)])
         measured = Measured(count, time.perf_counter() - started, delays)
-        return _cpu(gateway, before, measured) | _delays(measured)
+        return cpu_of(gateway, before, measured) | delays_of(measured)
 
     async with _gateways(setting) as gateways:
-        return await _each(
+        return await in_turns(
             setting, "connections", [(f"{count} new ones at once", gateway) for gateway in gateways], measure
         )
 
@@ -353,85 +357,13 @@ async def operators(setting: Setting) -> list[Case]:
 
 
 async def _compared(setting: Setting, scenario: str, variants: dict[str, dict[str, Any]]) -> list[Case]:
-    async with _variants(setting, variants) as measured:
-        return await _each(
+    async with variants_of(setting, variants) as measured:
+        return await in_turns(
             setting,
             scenario,
             measured,
-            partial(_requests, setting, message=request(ALIAS), connections=setting.scaled(32)),
+            partial(figures_of_requests, setting, message=request(ALIAS), connections=setting.scaled(32)),
         )
-
-
-async def shared_limits(setting: Setting) -> list[Case]:
-    """5,000 requests a second, or nine tenths of what each of these can take, with limits in the process and in a
-    store, and of two workers without limits and with them in their parent; and half of that rate.
-
-    Misleading: the limits are far above the demand; one that is nearly used up is asked for by each request. The store
-    is on this machine, on the generator's core. Two workers take turns on one core here, which costs by itself, so
-    compare them with each other. Delays near saturation are those of a queue: look at those of half of the rate.
-    """
-    connections = setting.scaled(64)
-    variants: dict[str, dict[str, Any]] = {"in the process": {}}
-    cases = []
-    with ExitStack() as opened:
-        store = None
-        if (find("valkey-server") or find("redis-server")) and find_spec("coredis"):
-            store = opened.enter_context(limits_store(setting.folder))
-            variants["in the store"] = {"store": store}
-        else:
-            setting.say("skipped: limits in a store, which need Valkey or Redis, and coredis (requirements/redis.txt)")
-        variants["two workers, without"] = {"options": ("--workers", "2"), "limited": False}
-        variants["two workers, in their parent"] = {"options": ("--workers", "2")}
-        async with _variants(setting, variants) as measured:
-            for _, gateway in measured[-2:]:
-                await _all_ready(gateway, 2)
-            most = [await _requests(setting, gateway, request(ALIAS), connections) for _, gateway in measured]
-            rate = min(5000.0, 0.9 * min(figures["requests/s"] for figures in most))
-
-            async def measure(gateway: Running, per_second: float) -> Figures:
-                async with Requests(gateway.port, request(ALIAS), connections) as load:
-                    await load.run(setting.seconds, per_second=per_second)  # What is lent goes by recent demand.
-                    trips = gateway.metric("onwards_store_calls_total")
-                    calls = scripts_run(store) if store else 0
-                    before = gateway.cpu_seconds()
-                    done = await load.run(1.5 * setting.seconds, per_second=per_second)
-                    figures = _cpu(gateway, before, done) | {"requests/s": done.count / done.seconds} | _delays(done)
-                figures["trips/request"] = (gateway.metric("onwards_store_calls_total") - trips) / done.count
-                if store and gateway is measured[1][1]:
-                    figures["calls/request"] = (scripts_run(store) - calls) / done.count
-                return figures
-
-            for name, per_second in (("shared-limits", rate), ("shared-limits, half the rate", rate / 2)):
-                cases += await _each(setting, name, measured, partial(measure, per_second=per_second))
-    return cases
-
-
-async def workers(setting: Setting) -> list[Case]:
-    """Requests over 64 connections, as many as go: one process on one core, and two workers on two.
-
-    Misleading: generator and provider take their part of the second core where there are no more than two. What a
-    request costs tells what two cores to themselves would take.
-    """
-    connections = setting.scaled(64)
-    both = attrs.evolve(setting, core=setting.two_cores)
-    async with (
-        _variants(setting, {"1 process, 1 core": {}}) as one,
-        _variants(both, {"2 workers, 2 cores": {"options": ("--workers", "2")}}) as two,
-    ):
-        await _all_ready(two[0][1], 2)
-        return await _each(
-            setting,
-            "workers",
-            [*one, *two],
-            partial(_requests, setting, message=request(ALIAS), connections=connections),
-        )
-
-
-async def _all_ready(gateway: Running, count: int) -> None:
-    """Connections that come before all workers are there go to the first one."""
-    async with asyncio.timeout(60):
-        while gateway.metric('onwards_workers{state="ready"}') < count:  # noqa: ASYNC110  # another process tells no event
-            await asyncio.sleep(0.01)
 
 
 async def memory(setting: Setting) -> list[Case]:
@@ -456,7 +388,7 @@ async def memory(setting: Setting) -> list[Case]:
 
     async with _gateways(setting, direct=False, buffering=False) as gateways:
         once = attrs.evolve(setting, runs=1)  # A process keeps what it has got from the system.
-        return await _each(once, "memory", [(f"{count} quiet streams", gateway) for gateway in gateways], measure)
+        return await in_turns(once, "memory", [(f"{count} quiet streams", gateway) for gateway in gateways], measure)
 
 
 async def startup(setting: Setting) -> list[Case]:
@@ -467,11 +399,11 @@ async def startup(setting: Setting) -> list[Case]:
 
     async def measure(_: Running) -> Figures:
         started = time.perf_counter()
-        async with _variants(setting, {"": {}}) as [(_, gateway)], Requests(gateway.port, request(ALIAS), 1) as load:
+        async with variants_of(setting, {"": {}}) as [(_, gateway)], Requests(gateway.port, request(ALIAS), 1) as load:
             await load.run(0.0)
             return {"seconds": time.perf_counter() - started}
 
-    return await _each(setting, "startup", [("first answer", Running("onwards", 0))], measure)
+    return await in_turns(setting, "startup", [("first answer", Running("onwards", 0))], measure)
 
 
 SCENARIOS: dict[str, Scenario] = {
@@ -488,8 +420,6 @@ SCENARIOS: dict[str, Scenario] = {
     "codec": codec,
     "config-size": config_size,
     "operators": operators,
-    "shared-limits": shared_limits,
-    "workers": workers,
     "memory": memory,
     "startup": startup,
 }
