@@ -154,7 +154,7 @@ class Fleet:
                     starting.start_soon(nursery.start, gateway.run, self._config)
             async with trio.open_nursery() as load:
                 # One gateway has most of the load, so that it is lent stocks.
-                for alias, clients, pause in (("slow", 4, 0.03), ("stocked", 6, 0.01), ("held", 24, 0.05)):
+                for alias, clients, pause in (("slow", 8, 0.02), ("stocked", 12, 0.02), ("held", 24, 0.05)):
                     for _ in range(clients):
                         load.start_soon(self._ask, alias, pause)
                 yield
@@ -170,7 +170,7 @@ class Fleet:
 
     async def _ask(self, alias: str, pause: float) -> None:
         while True:
-            gateway = self.random.choices(self.gateways, [4, 2, 1][: len(self.gateways)])[0]
+            gateway = self.random.choices(self.gateways, [6, 2, 1][: len(self.gateways)])[0]
             async with AsyncExitStack() as stack:
                 try:
                     stream = await stack.enter_async_context(await trio.open_tcp_stream("127.0.0.1", gateway.port))
@@ -179,12 +179,13 @@ class Fleet:
                     continue
                 client = Client(stream)
                 for _ in range(self.random.randrange(1, 40)):
-                    if not await self._exchange(client, alias, gateway.number):
+                    status = await self._exchange(client, alias, gateway.number)
+                    if status is None:
                         break
-                    await trio.sleep(pause)
+                    await trio.sleep(0 if status == 200 else pause)
 
-    async def _exchange(self, client: Client, alias: str, gateway: int) -> bool:
-        """Whether the connection is good for another one."""
+    async def _exchange(self, client: Client, alias: str, gateway: int) -> int | None:
+        """The status, if the connection is good for another one."""
         holds = self.random.choice([0.05, 0.1, 0.2, 0.2, 3.0]) if alias == "held" else 0.0
         request = Request(alias, gateway, holds, trio.current_time())
         self.requests.append(request)
@@ -196,13 +197,13 @@ class Fleet:
             except (trio.BrokenResourceError, h11.RemoteProtocolError, AssertionError):
                 request.broken = True
                 self.statuses[alias, 0] += 1
-                return False
+                return None
         if scope.cancelled_caught:
             request.left = trio.current_time()
-            return False
+            return None
         request.broken = not answer.whole
         self.statuses[alias, answer.status] += 1
-        return answer.whole and answer.headers.get(b"connection") != b"close"
+        return answer.status if answer.whole and answer.headers.get(b"connection") != b"close" else None
 
     async def _provide(self, stream: trio.SocketStream) -> None:
         head = b""
@@ -276,7 +277,11 @@ class Fleet:
         if request.broken:
             ends.append(first_after(self.kills[request.gateway], request.seen))
         alone = [(start, end - GRACE) for start, end in self.gateways[request.gateway].alone]
-        ends += [dead for dead, back in _dead([*self.absences[request.gateway], *alone]) if request.seen < dead <= back]
+        absences = [*self.absences[request.gateway], *alone]
+        ends += [dead for dead, back in _dead(absences) if request.seen < dead <= back]
+        # Nor does a store that has lost its data know of who does not come in time to say what is held.
+        unsaid = [opens for opens in self.refills if any(start < opens < end for start, end in absences)]
+        ends.append(first_after(unsaid, request.seen))
         # Who is cut off alone may have its share beside what others get.
         if any(dead <= request.seen <= back for dead, back in _dead(outside(alone, self.outages))):
             ends.append(request.seen)

@@ -24,7 +24,7 @@ SECONDS = float(os.environ.get("FAULT_SECONDS", "0"))
 SEED = int(os.environ.get("FAULT_SEED", "1"))
 UNREPLICATED = 0.1
 """Seconds until a replica knows what its primary was told."""
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds more than promised that a loaded machine gets, where something has to have come back."""
 
 pytestmark = [needs_server, pytest.mark.skipif(sys.platform != "linux", reason="needs one clock for all processes")]
