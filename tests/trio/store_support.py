@@ -91,7 +91,7 @@ class StoreServer:
                         assert client.recv(5) == b"+OK\r\n"
                     client.sendall(f"{' '.join(words)}\r\n".encode())
                     line, _, text = client.recv(65536).decode().partition("\r\n")
-                    return text.strip() if line[0] in "$*" else line
+                    return text.strip() if line.startswith(("$", "*")) else line
             except ConnectionRefusedError:
                 time.sleep(0.02)
         raise AssertionError("the server does not come up")

@@ -82,7 +82,7 @@ async def test_sentinels(certificates: Path, is_secured: bool) -> None:
     """They tell where the primary is, also when the first of them is gone or talks nonsense; after it has died, what it
     knew is found in the replica."""
     secrets = {"password": "servers", "sentinel_password": "sentinels", "tls": certificates} if is_secured else {}
-    with watched_servers(certificates, **secrets) as (primary, _, sentinel):
+    with watched_servers(certificates, **secrets) as (primary, replica, sentinel):
         places = f"127.0.0.1:{free_port()},127.0.0.1:{sentinel.tls_port if is_secured else sentinel.port}"
         more = {"sentinel_master": "limits"}
         if is_secured:
@@ -91,7 +91,7 @@ async def test_sentinels(certificates: Path, is_secured: bool) -> None:
         store = RedisStore(config(f"{'rediss' if is_secured else 'redis'}://{places}", **more))
         async with store.connected() as talk:
             assert (await talk([BEAT, HOLD]))[1].granted == 3
-            primary.wait_for("1", "WAIT", "1", "0")
+            replica.wait_for(primary.ask("DBSIZE"), "DBSIZE")
             primary.kill()
             with pytest.raises(StoreError):
                 await talk([BEAT])
