@@ -169,6 +169,11 @@ CASES = {
         ([constant("config_last_reload_ok", 0)], 2, A),
         ([constant("config_last_reload_ok", 1)], 20, None),
     ],
+    "OnwardsConfigsDiffer": [
+        ([constant("store_configs", 2)], 20, BURN),
+        ([constant("store_configs", 2)], 10, None),
+        ([constant("store_configs", 1)], 60, None),
+    ],
     "OnwardsEventLoopLag": [
         (observed("event_loop_lag_seconds", {"0.25": 95, "0.5": 99, "+Inf": 100}), 20, A),
         (observed("event_loop_lag_seconds", {"0.25": 100, "0.5": 100, "+Inf": 100}), 20, None),

@@ -153,6 +153,14 @@ def alerts(metric: Metrics) -> tuple[Alert, ...]:
             "{{ $labels.instance }} could not load its config file, and goes on with the one from before.",
         ),
         Alert(
+            "OnwardsConfigsDiffer",
+            "warning",
+            f"max by (job) ({metric('store_configs')}) > 1",
+            "15m",
+            "Gateways that share limits have different configs in force",
+            "There are {{ $value }} since a quarter of an hour: a rollout has not reached all of them.",
+        ),
+        Alert(
             "OnwardsEventLoopLag",
             "warning",
             f"histogram_quantile(0.99, sum by (job, instance, le) (rate({lag}[5m]))) > 0.25",

@@ -1,9 +1,10 @@
 """Listeners, and the server that answers operators: the same for one process and for the parent of several."""
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
 
+from onwards_core._lease_calls import InForce
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
 from onwards_trio._metric_data import Families
@@ -22,12 +23,13 @@ def operators_server(
     collect: Callable[[], Awaitable[Families]],
     read_status: Callable[[], Awaitable[Status]],
     unready: Callable[[], str],
+    in_force: Callable[[], Sequence[InForce]] = tuple,
     remark: Callable[[], str] = lambda: "",
 ) -> Server:
-    """Answers on the metrics port. unready, remark: as for `admin`."""
+    """Answers on the metrics port. unready, in_force, remark: as for `admin`."""
     access = Access(options.metrics_key, options.metrics_host)
     status = StatusRoutes(read_status, lambda: unready() == "draining")
-    handle = admin(collect, options.metrics_prefix, unready, access, status, remark)
+    handle = admin(collect, options.metrics_prefix, unready, access, status, remark, in_force)
     return Server(handle, http=codecs(options.http_codec))
 
 

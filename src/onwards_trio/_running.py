@@ -3,6 +3,7 @@
 import attrs
 import trio
 
+from onwards_core._lease_calls import InForce
 from onwards_trio._channel import Channel
 
 
@@ -15,6 +16,8 @@ class Running:
     channel: Channel
     ready: trio.Event = attrs.field(factory=trio.Event)
     ended: trio.Event = attrs.field(factory=trio.Event)
+    in_force: tuple[InForce, ...] = ()
+    """Which configs it knows of among all who share limits."""
     leaving: bool = False
     """Whether it was told to end."""
     handed_over: bool = False

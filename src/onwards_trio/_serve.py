@@ -151,6 +151,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
             nursery.start_soon(incidents.run)
         if worker:
             if store is not None:
+                store.on_rollout = worker.tell_rollout
                 await _begin_sharing(store, nursery)
             worker.obey(
                 collect=collect,
@@ -173,6 +174,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
                     collect,
                     read_status,
                     lambda: "draining" if server.draining else "",
+                    store.in_force if store else tuple,
                     store.remark if store else lambda: "",
                 )
                 nursery.start_soon(operators.serve, admin_listeners)

@@ -7,7 +7,7 @@ from typing import Final, Literal, TypeVar
 
 import trio
 
-from onwards_core import Attempt, Gateway, Pool, Provider, Record
+from onwards_core import Attempt, Gateway, LeasedLedger, Pool, Provider, Record
 from onwards_core._health import CircuitState
 from onwards_core._ledger import Limit
 from onwards_trio._reload import Reloader
@@ -19,6 +19,7 @@ from onwards_trio._status_data import (
     TROUBLES,
     Bucket,
     Circuit,
+    ConfigInForce,
     ConfigStatus,
     KeyStatus,
     Limits,
@@ -179,12 +180,19 @@ class Board:
                 [snapshot.digest],
                 self._reloader.loaded,
                 ReloadStatus(reload.at, list(reload.problems)) if reload else None,
+                self._in_force(),
             ),
             pools=[self._pool(pool, early, now) for pool in snapshot.pools.values()],
             keys=[KeyStatus(key.name, self._limits(key.limit, now)) for key in snapshot.key_limits.values()],
             troubles=merged_troubles((self._tally.troubles.values(), early.troubles.values())),
             others=self._tally.exchanges.get(None, {}),
         )
+
+    def _in_force(self) -> list[ConfigInForce]:
+        ledger = self._gateway.ledger
+        if not isinstance(ledger, LeasedLedger) or ledger.fleet is None:
+            return []
+        return [ConfigInForce(each.config, each.count, list(each.processes)) for each in ledger.fleet.in_force]
 
     def _pool(self, pool: Pool, early: _Tally, now: float) -> PoolStatus:
         return PoolStatus(

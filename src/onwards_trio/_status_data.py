@@ -132,12 +132,24 @@ class ReloadStatus(msgspec.Struct):
     """Why it failed."""
 
 
+class ConfigInForce(msgspec.Struct):
+    """A config among all processes that share limits."""
+
+    digest: str
+    processes: int
+    """How many have it."""
+    names: list[str]
+    """The first of them, where not all have the same config."""
+
+
 class ConfigStatus(msgspec.Struct):
     digests: list[str]
     """SHA-256 of the file. Several processes may have several in force for a moment."""
     loaded: float
     """Unix time."""
     reload: ReloadStatus | None = None
+    in_force: list[ConfigInForce] = []
+    """By the store's account, the commonest first; empty where no limits are shared."""
 
 
 class Status(msgspec.Struct):
@@ -173,6 +185,7 @@ def merge(statuses: Sequence[Status]) -> Status:
             sorted({digest for each in ordered for digest in each.config.digests}),
             ordered[0].config.loaded,
             max(reloads, key=lambda reload: (reload.at, reload.problems), default=None),
+            max((each.config.in_force for each in ordered), key=lambda those: (len(those), msgspec.json.encode(those))),
         ),
         pools=_alike((each.pools for each in ordered), lambda pool: pool.alias, _merged_pools),
         keys=_alike(

@@ -11,6 +11,7 @@ from onwards_trio._status_data import (
     SLOTS,
     TROUBLES,
     Bucket,
+    ConfigInForce,
     ConfigStatus,
     Limits,
     PoolStatus,
@@ -150,6 +151,8 @@ class ConfigView(msgspec.Struct):
     """When a reload was last tried."""
     problems: list[str]
     """Why that failed."""
+    in_force: list[ConfigInForce] = []
+    """Which configs all processes have that share limits, the commonest first; empty where none are shared."""
 
 
 class View(msgspec.Struct):
@@ -196,6 +199,7 @@ def view(status: Status) -> View:
             round(status.config.loaded, 3),
             round(status.config.reload.at, 3) if status.config.reload else None,
             status.config.reload.problems if status.config.reload else [],
+            status.config.in_force,
         ),
         history_seconds=SLOT,
         exchanges=_figures(total, slot, status.at),
@@ -373,7 +377,7 @@ def _problems(pools: list[PoolView], status: Status) -> Iterable[str]:
 def _config_problems(config: ConfigStatus) -> Iterable[str]:
     if config.reload and config.reload.problems:
         yield "The last reload failed; the config from before stays in force"
-    if len(config.digests) > 1:
+    if len(config.digests) > 1 or len(config.in_force) > 1:
         yield "Not all processes have the same config in force"
 
 

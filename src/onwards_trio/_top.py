@@ -230,6 +230,9 @@ def _config(view: View) -> RenderableType:
     config = view.config
     digests = ", ".join(digest[:16] for digest in config.digests)
     text = Text(f"Config {digests}, loaded {_span(view.at - config.loaded)} ago", "dim")
+    if len(config.in_force) > 1:
+        for each in config.in_force:
+            text.append(f"\n{each.digest[:16]} in {each.processes}: {_plain(', '.join(each.names))}")
     for problem in config.problems:
         text.append(f"\n{_plain(problem)}", "not dim red")
     return text

@@ -8,6 +8,7 @@ from typing import Final
 import attrs
 import msgspec
 
+from onwards_core._lease_calls import InForce
 from onwards_trio._channel import Answer, Channel, ChannelError
 from onwards_trio._crowd import Crowd, Place, SharedListener
 from onwards_trio._metric_data import Families
@@ -94,6 +95,11 @@ class Worker:
         }
         self.place.take()
         self.channel.tell("ready")
+
+    def tell_rollout(self, in_force: tuple[InForce, ...]) -> None:
+        """Which configs are in force among all who share limits."""
+        with suppress(ChannelError):
+            self.channel.tell("rollout", in_force)
 
     async def finish(self, counted: Families) -> None:
         """Hand over what was counted, at the end."""

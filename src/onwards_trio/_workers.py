@@ -22,6 +22,7 @@ import msgspec
 import trio
 
 from onwards_core import ConfigError, Gateway
+from onwards_core._lease_calls import InForce
 from onwards_trio._channel import Channel, ChannelError
 from onwards_trio._crowd import Crowd, open_crowd
 from onwards_trio._load import load_snapshot
@@ -97,7 +98,9 @@ async def supervise(options: Options) -> None:
             if tls:
                 nursery.start_soon(tls.watch, lambda: parent.tell_all("reload_tls"))
         if options.metrics:
-            operators = operators_server(options, parent.merged.collect, parent.merged.status, parent.unready)
+            operators = operators_server(
+                options, parent.merged.collect, parent.merged.status, parent.unready, parent.in_force
+            )
             nursery.start_soon(operators.serve, admin_listeners)
             announce("metrics on", "http", admin_listeners)
         await parent.run(lambda: announce("listening on", "https" if tls else "http", listeners))
@@ -133,6 +136,10 @@ class Parent:
             return "draining"
         ready = sum(each is not None for each in self._current)
         return "" if 2 * ready >= len(self._current) else f"{ready} of {len(self._current)} workers are ready"
+
+    def in_force(self) -> tuple[InForce, ...]:
+        """Which configs there are among all who share limits, by the account of whoever knows of most."""
+        return max((worker.in_force for worker in self._running), key=len, default=())
 
     def tell_all(self, what: str, body: object = None) -> None:
         for worker in self._running:
@@ -201,11 +208,20 @@ class Parent:
         async def answer_ready(_: msgspec.Raw) -> None:
             self._take_over(worker)
 
+        async def answer_rollout(in_force: msgspec.Raw) -> None:
+            worker.in_force = msgspec.msgpack.decode(in_force, type=tuple[InForce, ...])
+
         async def answer_final(counted: msgspec.Raw) -> None:
             self.merged.add_final(worker, msgspec.msgpack.decode(counted, type=Families))
 
         answer_limits = self._limits.answer()
-        answers = {"start": answer_start, "ready": answer_ready, "final": answer_final, LIMITS: answer_limits}
+        answers = {
+            "start": answer_start,
+            "ready": answer_ready,
+            "rollout": answer_rollout,
+            "final": answer_final,
+            LIMITS: answer_limits,
+        }
         channel = Channel(TcpStream(ours), answers)
         with theirs:
             process = await trio.lowlevel.open_process(

@@ -7,6 +7,7 @@ import pytest
 import trio
 
 from onwards_core import Record
+from onwards_core._lease_calls import InForce
 from onwards_core._values import Secret
 from onwards_trio._access import Access
 from onwards_trio._admin import admin
@@ -23,7 +24,9 @@ async def no_status() -> Status:
 
 
 @asynccontextmanager
-async def operator(*, ready: bool = True, access: Access | None = None) -> AsyncIterator[Client]:
+async def operator(
+    *, ready: bool = True, access: Access | None = None, in_force: tuple[InForce, ...] = ()
+) -> AsyncIterator[Client]:
     """A client of the admin routes, of a gateway that has answered one request."""
     metrics = Metrics()
     metrics.observe(Record("GET", b"/v1/models", 0.0, status=200, ended=0.1, outcome="ok"))
@@ -36,7 +39,8 @@ async def operator(*, ready: bool = True, access: Access | None = None) -> Async
     def unready() -> str:
         return "" if ready else "draining"
 
-    server = Server(admin(collect, "own", unready, access, StatusRoutes(no_status, lambda: False)))
+    status = StatusRoutes(no_status, lambda: False)
+    server = Server(admin(collect, "own", unready, access, status, in_force=lambda: in_force))
     async with trio.open_nursery() as nursery, theirs:
         nursery.start_soon(server.serve, [Accepting(ours)])
         yield Client(theirs)
@@ -82,6 +86,26 @@ async def test_access(path: str, status: int) -> None:
         got = await client.ask(ask(path))
         assert (got.status, got.body.endswith(b"\n")) == (status, True)
         assert (await client.ask(ask("/metrics", "GET", "Authorization: Bearer sk-metrics"))).status == 200
+
+
+DIFFER = (InForce("a" * 64, 12, ("one", "two")), InForce("b" * 64, 1, ("three",)))
+
+
+async def test_a_rollout_leaves_a_gateway_ready() -> None:
+    """While configs differ it says so, with a 200: who has which, to those who may ask for more than readiness."""
+    line = b"ready, but 2 different configs are in force in 13 processes"
+    detail = b"\n12 with aaaaaaaaaaaaaaaa: one, two, and others\n1 with bbbbbbbbbbbbbbbb: three"
+    async with operator(in_force=DIFFER) as client:
+        got = await client.ask(ask("/readyz"))
+        assert (got.status, got.body) == (200, line + detail + b"\n")
+    async with operator(in_force=DIFFER, access=Access(Secret("sk-metrics"), "0.0.0.0")) as client:
+        assert (await client.ask(ask("/readyz"))).body == line + b"\n"
+        assert detail in (await client.ask(ask("/readyz", "GET", "Authorization: Bearer sk-metrics"))).body
+    async with operator(in_force=DIFFER[:1]) as client:
+        assert (await client.ask(ask("/readyz"))).body == b"ready\n"
+    async with operator(in_force=DIFFER, ready=False) as client:
+        got = await client.ask(ask("/readyz"))
+        assert (got.status, got.body) == (503, b"draining\n")
 
 
 async def test_head() -> None:

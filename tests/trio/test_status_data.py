@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from onwards_trio._status_data import (
     Bucket,
+    ConfigInForce,
     ConfigStatus,
     KeyStatus,
     Limits,
@@ -70,6 +71,7 @@ STATUSES = st.builds(
         st.sampled_from("de").map(lambda digest: [digest]),
         TIMES,
         st.none() | st.builds(ReloadStatus, TIMES, st.just([])),
+        st.lists(st.builds(ConfigInForce, st.sampled_from("de"), COUNTS, st.just(["n"])), max_size=2),
     ),
     pools=unique(POOLS, "alias"),
     keys=unique(st.builds(KeyStatus, st.sampled_from("kl"), LIMITS), "key"),

@@ -24,6 +24,7 @@ from onwards_core._values import Secret
 from onwards_trio._cli import main
 from onwards_trio._status_data import (
     Bucket,
+    ConfigInForce,
     ConfigStatus,
     KeyStatus,
     Limits,
@@ -103,6 +104,15 @@ class TestRendered:
         """What is wrong in the file."""
         config = ConfigStatus(["d"], AT, ReloadStatus(AT, ["targets.chat: expected an object"]))
         assert "targets.chat: expected an object" in shown(status(config=config), 80)
+
+    def test_a_rollout(self) -> None:
+        """Who has which config, as long as not all have the same."""
+        in_force = [ConfigInForce("d" * 64, 2, ["one", "two"]), ConfigInForce("e" * 64, 1, ["three"])]
+        text = shown(status(config=ConfigStatus(["d" * 64], AT, None, in_force)), 100)
+        assert "dddddddddddddddd in 2: one, two" in text
+        assert "eeeeeeeeeeeeeeee in 1: three" in text
+        assert "Not all processes have the same config in force" in text
+        assert "one, two" not in shown(status(config=ConfigStatus(["d" * 64], AT, None, in_force[:1])), 100)
 
     @given(st.integers(30, 200))
     def test_any_width(self, width: int) -> None:

@@ -7,7 +7,7 @@ from typing import Final
 import trio
 
 from onwards_core import LeasedLedger
-from onwards_core._lease_calls import Call, Reply
+from onwards_core._lease_calls import Call, InForce, Reply
 from onwards_trio._store._protocol import Store, StoreError, Talk
 
 DEADLINE: Final = 0.05
@@ -42,6 +42,8 @@ class Keeper:
         """How often it could not be reached any more."""
         self.opened = trio.Event()
         """Whether the store gave something at least once."""
+        self.on_rollout: Callable[[tuple[InForce, ...]], None] = lambda _: None
+        """Is told when other configs are in force than before."""
         self._store = store
         self._config = config
         self._deadline = deadline
@@ -56,12 +58,12 @@ class Keeper:
 
     def remark(self) -> str:
         """What operators should know about the processes that share limits; empty if all is well."""
+        return ", but the store of limits can't be reached" if self._away or self.ledger.fleet is None else ""
+
+    def in_force(self) -> tuple[InForce, ...]:
+        """Which configs the processes have that share limits, as far as is known."""
         fleet = self.ledger.fleet
-        if self._away or fleet is None:
-            return ", but the store of limits can't be reached"
-        if fleet.configs > 1:
-            return f", but {fleet.configs} different configs are in force in {fleet.processes} processes"
-        return ""
+        return () if self._away or fleet is None else fleet.in_force
 
     def _wake(self) -> None:
         self._wanted.set()
@@ -127,7 +129,10 @@ class Keeper:
             if self.losses != losses:
                 return "its answer came too late"
             self.calls += 1
+            in_force = self.in_force()
             ledger.replied(replies, trio.current_time())
+            if self.in_force() != in_force:
+                self.on_rollout(self.in_force())
             deadline = self._deadline
             if ledger.in_touch(trio.current_time()):
                 self.opened.set()
