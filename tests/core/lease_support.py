@@ -97,6 +97,8 @@ class Fleet:
         self.exchanges: list[Exchange] = []
         self.leases: dict[tuple[str, str], int] = {}
         """When the lease of permits is over, by identity and process."""
+        self.forgotten: set[tuple[str, str]] = set()
+        """The same that a store knew of which lost its data, as long as the new one was not told."""
         self.duration = math.inf
         """How long exchanges take that begin now: microseconds."""
 
@@ -106,6 +108,7 @@ class Fleet:
             replies.append(self.store.apply(call, self.at))
             if isinstance(call, HoldPermits):
                 self.leases[call.identity, call.process] = self.at + call.lease
+                self.forgotten.discard((call.identity, call.process))
         return replies
 
     def apply_late(self, calls: list[Call]) -> None:
@@ -126,7 +129,10 @@ class Fleet:
         self.grants.clear()
 
     def granted(self, process: Process, permit: Permit, limit: Limit, at: int) -> None:
-        self.exchanges.append(Exchange(process, permit, limit, ends_at=self.at + self.duration))
+        # Who does not say what is held while the new store waits for it is taken for dead.
+        opens_at = self.store._opens_at
+        is_forgotten = (limit.identity, process.name) in self.forgotten and opens_at is not None and self.at >= opens_at
+        self.exchanges.append(Exchange(process, permit, limit, is_forgotten, ends_at=self.at + self.duration))
         if limit.rate is not None:
             grants = self.grants.setdefault(limit.bucket, [])
             grants.append(at)

@@ -159,6 +159,7 @@ class Refusing(RuleBasedStateMachine):
     def the_store_loses_its_data(self):
         self.fleet.check_rates(self.limit)
         self.fleet.lose_data()
+        self.fleet.forgotten |= set(self.fleet.leases)
         self.fleet.leases.clear()  # Not everybody comes in time to say what is held.
         self.late.clear()
         for process in self.fleet.processes:

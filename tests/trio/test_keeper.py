@@ -1,8 +1,10 @@
 """The task that takes questions to the store, beside a loop that has much else to do."""
 
+import itertools
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
+import pytest
 import trio
 import trio.testing
 
@@ -10,7 +12,8 @@ from onwards_core import LeasedLedger, LeaseTerms
 from onwards_core._health import Health
 from onwards_core._lease_calls import Call, Reply
 from onwards_core._lease_store import LeaseStore
-from onwards_trio._store import Keeper
+from onwards_core._ledger import Claim, Limit, Rate, Refusal
+from onwards_trio._store import Keeper, StoreError
 from onwards_trio._store._protocol import Talk
 
 
@@ -56,3 +59,101 @@ async def test_a_busy_gateway_does_not_take_the_store_for_lost(mock_clock: trio.
 async def test_a_store_that_takes_too_long_is_lost(mock_clock: trio.testing.MockClock) -> None:
     """However busy the gateway is."""
     assert await losses(30, mock_clock) > 0
+
+
+class Flaky:
+    """A store that answers after `delay` seconds, or can't be reached at all. Notes when somebody tries."""
+
+    def __init__(self) -> None:
+        self.delay: float | None = 0.0
+        self.tried: list[float] = []
+        self.store = LeaseStore()
+
+    @asynccontextmanager
+    async def connected(self) -> AsyncIterator[Talk]:
+        self.tried.append(trio.current_time())
+        if self.delay is None:
+            raise StoreError("nobody there")
+
+        async def talk(calls: Sequence[Call]) -> list[Reply]:
+            await trio.sleep(self.delay or 0.0)
+            return [self.store.apply(call, round(trio.current_time() * 1e6)) for call in calls]
+
+        yield talk
+
+
+@asynccontextmanager
+async def kept(*, local: bool = True) -> AsyncIterator[tuple[Keeper, Flaky]]:
+    """In touch with its store for some seconds."""
+    store = Flaky()
+    keeper = Keeper(LeasedLedger(LeaseTerms("one", local=local), Health()), store)
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(keeper.run)
+        await trio.sleep(10.5)
+        yield keeper, store
+        nursery.cancel_scope.cancel()
+
+
+RATE = Limit("rate", Rate.per_second(10, 2))
+
+
+async def decided(keeper: Keeper) -> tuple[str, float]:
+    """What becomes of a request, and after how many seconds."""
+    began = trio.current_time()
+    outcome = keeper.ledger.acquire([RATE], began)
+    if isinstance(outcome, Claim):
+        done = trio.Event()
+        outcome.on_decided = done.set
+        await done.wait()
+        outcome = outcome.outcome
+    return outcome.code if isinstance(outcome, Refusal) else "granted", trio.current_time() - began
+
+
+async def test_a_call_has_50_milliseconds(autojump_clock: trio.testing.MockClock) -> None:
+    """A request waits for an answer that takes 40. One that does not come in time is asked for once more, on another
+    connection; then the store is lost."""
+    async with kept(local=False) as (keeper, store):
+        store.delay = 0.04
+        assert await decided(keeper) == ("granted", pytest.approx(0.04))
+        await trio.sleep(5)
+        store.delay = 5.0
+        outcome, seconds = await decided(keeper)
+        assert (outcome, keeper.losses) == ("service_unavailable", 1)
+        assert 0.05 <= seconds <= 0.1101
+
+
+@pytest.mark.parametrize(("local", "outcome"), [(True, "granted"), (False, "service_unavailable")])
+async def test_on_loss(autojump_clock: trio.testing.MockClock, local: bool, outcome: str) -> None:
+    """While the store is away each process goes on with its share, or refuses."""
+    async with kept(local=local) as (keeper, store):
+        assert (await decided(keeper))[0] == "granted"
+        store.delay = 5.0
+        await trio.sleep(5)
+        await decided(keeper)  # The share begins with an empty bucket.
+        await trio.sleep(1)
+        assert await decided(keeper) == (outcome, 0.0)
+
+
+async def test_the_store_comes_back(autojump_clock: trio.testing.MockClock, caplog: pytest.LogCaptureFixture) -> None:
+    """It is tried again after longer and longer, up to 0.4 seconds. However long that takes and however many requests
+    come, there is one line when it went and one when it is back; what it lost is refilled, and no error."""
+    caplog.set_level("INFO")
+    async with kept() as (keeper, store):
+        store.delay = 5.0
+        await decided(keeper)
+        store.delay, store.tried = None, []
+        for _ in range(30):
+            await decided(keeper)
+            await trio.sleep(1)
+        gaps = [round(later - earlier, 6) for earlier, later in itertools.pairwise(store.tried)]
+        assert gaps[:4] == [0.1, 0.2, 0.4, 0.4]
+        assert set(gaps[4:]) == {0.4}
+        assert [record.getMessage() for record in caplog.records] == [
+            "the store of limits can't be reached: no answer within 50 ms"
+        ]
+        store.delay, store.store = 0.0, LeaseStore()
+        await trio.sleep(5)
+        assert keeper.ledger.in_touch(trio.current_time())
+        assert [await decided(keeper) for _ in range(3)] == [("granted", 0.0), ("granted", 0.0), ("rate_limit", 0.0)]
+        assert [record.levelname for record in caplog.records] == ["ERROR", "INFO"]
+        assert keeper.losses == 1
