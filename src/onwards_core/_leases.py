@@ -101,8 +101,8 @@ class LeasedLedger(Ledger):
         self._local: list[Tokens] = []
         """Whatever was used by ourselves since the store was last in touch."""
         self._next_beat = -math.inf
-        self._next_look = 0.0
-        self._next_return = 0.0
+        self._trip = 0.0  # seconds from a question to its answer, lately: a busy process hears late
+        self._next_look = self._next_return = 0.0
         self._lost_at: float | None = None
         self._opens_at = 0.0
         """When everybody may take something again, at the latest."""
@@ -342,7 +342,7 @@ class LeasedLedger(Ledger):
             left = tokens.in_stock(now) - needs.get(bucket, 0)
             unused, from_ = tokens.unused or (0, 0)
             # Who gives some back had too many.
-            stock = max(0, tokens.target(now) - max(0, left)) if open_ and (left < 0 or not unused) else 0
+            stock = max(0, tokens.target(now, self._trip) - max(0, left)) if open_ and (left < 0 or not unused) else 0
             owed = tokens.owed or (0, 0, 0)
             tokens.unused = None
             if left < 0 or stock or unused or tokens.owed:
@@ -382,6 +382,7 @@ class LeasedLedger(Ledger):
     def replied(self, replies: Sequence[Reply], now: float) -> None:
         """The store answered all that `collect` gave."""
         batch = self._batch
+        self._trip += (now - batch.at - self._trip) / 4
         for (call, lent), reply in zip(batch.asked, replies, strict=True):
             match call, reply, lent:
                 case Beat(), Beaten(), None:

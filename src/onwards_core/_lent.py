@@ -18,7 +18,9 @@ _SHORTEST: Final = 0.005
 _HORIZON: Final = 0.6
 """The part of its lifetime for which a stock should last."""
 _LOW: Final = 0.2
-"""The part of a stock at which the next one is fetched."""
+"""The part of a stock at which the next one is fetched,"""
+_LOW_AT_MOST: Final = 0.5
+"""and where that would come too late."""
 _RECENT: Final = 0.1
 """Seconds to which demand looks back."""
 
@@ -73,6 +75,8 @@ class Tokens:
     _since: float = 0.0
     _demand: float = 0.0
     """Tokens a second."""
+    _low: int = 0
+    """How many have to be left, or the next stock would come too late."""
 
     @classmethod
     def of(cls, rate: Rate, now: float) -> "Tokens":
@@ -104,15 +108,17 @@ class Tokens:
         return True
 
     def is_low(self, left: int) -> bool:
-        return left <= self._demand * self.lifetime * _HORIZON * _LOW
+        return left <= self._low
 
-    def target(self, now: float) -> int:
-        """How many to have in stock, by recent demand."""
+    def target(self, now: float, trip: float) -> int:
+        """How many to have in stock, by recent demand. trip: seconds that the next one takes to come."""
         elapsed = now - self._since
         if elapsed > 0:
             self._demand += min(1.0, elapsed / _RECENT) * (self._taken / elapsed - self._demand)
             self._taken, self._since = 0, now
-        return int(self._demand * self.lifetime * _HORIZON)
+        lasts = self.lifetime * _HORIZON
+        self._low = int(self._demand * min(max(lasts * _LOW, trip), lasts * _LOW_AT_MOST))
+        return int(self._demand * lasts)
 
     def give_up_old(self, now: float) -> None:
         """What has lain in stock for longer than it should last is not needed."""

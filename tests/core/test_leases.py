@@ -572,3 +572,26 @@ def test_what_came_back_meanwhile_is_given_out_without_asking():
     first.outcome.release()
     assert talker.ledger.collect(0.12) == []
     assert isinstance(third.outcome, Permit)
+
+
+def waits(trip: int) -> int:
+    """How many of a thousand requests, one each millisecond, find nothing at hand: the store needs `trip` of those."""
+    store, ledger = LeaseStore("the store"), LeasedLedger(LeaseTerms("one"), Health())
+    limit = Limit("limit", Rate.per_second(100_000))
+    waited, answers = 0, {}
+    for at in range(2000):
+        now = at / 1000
+        if at in answers:
+            ledger.replied(answers.pop(at), now)
+        waited += at >= 1000 and isinstance(ledger.acquire([limit], now), Claim)
+        if at < 1000:
+            ledger.acquire([limit], now)
+        if not answers and (calls := ledger.collect(now)):
+            answers[at + trip] = [store.apply(call, at * 1000) for call in calls]
+    return waited
+
+
+def test_the_next_stock_is_fetched_in_time():
+    """Hardly a request waits, though the store takes ten milliseconds to answer, or the process as long to hear it."""
+    assert waits(1) == 0
+    assert waits(10) < 20
