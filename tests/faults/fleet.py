@@ -133,6 +133,8 @@ class Fleet:
         self.forgotten: list[Span] = []
         """What was written then a replica did not know when it became the primary, perhaps."""
         self.under_way = 0
+        self._stopped = 0.0
+        """When all clients left."""
         self._full = trio.Event()
         self._config = folder / "config.json"
         self._state = {"lease_seconds": LEASE, **state}
@@ -158,6 +160,7 @@ class Fleet:
                     for _ in range(clients):
                         load.start_soon(self._ask, alias, pause)
                 yield
+                self._stopped = trio.current_time()
                 load.cancel_scope.cancel()
             for gateway in self.gateways:
                 gateway.process.terminate()
@@ -273,7 +276,7 @@ class Fleet:
 
     def _held(self, request: Request) -> Span:
         assert request.seen is not None
-        ends = [request.done, request.left]
+        ends = [request.done, request.left, self._stopped]
         if request.broken:
             ends.append(first_after(self.kills[request.gateway], request.seen))
         alone = [(start, end - GRACE) for start, end in self.gateways[request.gateway].alone]
@@ -285,7 +288,7 @@ class Fleet:
         # Who is cut off alone may have its share beside what others get.
         if any(dead <= request.seen <= back for dead, back in _dead(outside(alone, self.outages))):
             ends.append(request.seen)
-        return request.seen, min((end for end in ends if end is not None), default=trio.current_time())
+        return request.seen, min(end for end in ends if end is not None)
 
 
 def _dead(absences: Iterable[Span]) -> Iterator[Span]:
