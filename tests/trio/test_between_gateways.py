@@ -98,7 +98,7 @@ def providers() -> Iterator[list[Provider]]:
 
 
 def config_of(providers: list[Provider], store: StoreServer | None, **pool: object) -> dict:
-    state = {"url": store.url, "lease_seconds": 5, **pool.pop("state", {})} if store else None
+    state = {"url": store.url, "lease_seconds": 2, **pool.pop("state", {})} if store else None
     fallback = {"enabled": True, "on_status": [429, 5]}
     target = {"strategy": "priority", "fallback": fallback, "providers": [{"url": each.url} for each in providers]}
     return {"targets": {"m": {**target, **pool}}, **({"state": state} if state else {})}
