@@ -1,7 +1,6 @@
 """The checks that a request has to pass before any provider is tried, in the order of their answers."""
 
 import math
-from collections.abc import Mapping
 from typing import Self
 
 import attrs
@@ -10,13 +9,13 @@ from onwards_core._actions import Respond
 from onwards_core._body import Body, OpaqueBody, parse_body
 from onwards_core._config import RoutingActionType
 from onwards_core._errors import error
-from onwards_core._events import Request
+from onwards_core._events import HeaderFields, Headers, Request
 from onwards_core._immutable import immutable
 from onwards_core._keys import KeyLimits, token_from
 from onwards_core._ledger import Claim, Ledger, Limit, Permit, Refusal
 from onwards_core._models import models_response
 from onwards_core._record import Record
-from onwards_core._request import safe_target
+from onwards_core._request import Kind, safe_target
 from onwards_core._snapshot import Pool, Snapshot
 from onwards_core._strict import Endpoint, endpoint
 
@@ -38,30 +37,38 @@ class Admission:
     """In strict mode: what the request was held to, and its answer will be."""
     permit: Permit | Claim
     """For key and pool. A claim has yet to be decided."""
+    passed: dict[Kind, Headers] = attrs.field(repr=False)
+    """The headers for providers, as far as they are known from earlier requests."""
 
 
 @immutable
 class _Caller:
-    """Who asks."""
+    """Who sends these header fields, as far as this snapshot knows."""
 
+    snapshot: Snapshot
     digest: bytes | None
     """Of the key; None without one."""
     known: KeyLimits | None
     """What the key's definition says, if it has one."""
+    passed: dict[Kind, Headers]
+    """See `Admission`."""
 
     @classmethod
-    def of(cls, fields: Mapping[bytes, bytes], snapshot: Snapshot) -> Self:
-        token = token_from(fields)
-        if token is None:
-            return cls(None, None)
-        digest = snapshot.hasher.token(token)
-        return cls(digest, snapshot.key_limits.get(digest))
+    def of(cls, headers: HeaderFields, snapshot: Snapshot) -> Self:
+        found = headers.found
+        if isinstance(found, cls) and found.snapshot is snapshot:
+            return found
+        token = token_from(headers.by_name)
+        digest = None if token is None else snapshot.hasher.token(token)
+        known = None if digest is None else snapshot.key_limits.get(digest)
+        caller = headers.found = cls(snapshot, digest, known, {})
+        return caller
 
     def limits(self, pool: Pool | None) -> list[Limit]:
         """Those that the caller has to keep to."""
         return [each.limit for each in (pool, self.known) if each is not None]
 
-    def pool(self, pool: Pool, snapshot: Snapshot) -> Pool | Respond:
+    def pool(self, pool: Pool) -> Pool | Respond:
         """The pool that the caller gets for this one, by its rules, followed once: the other may still deny."""
         if not pool.opens(self.digest):
             return _not_opened(self.digest)
@@ -70,7 +77,7 @@ class _Caller:
         labels = self.known.labels if self.known else {}
         action = pool.action(labels)
         if action is not None and action.target is not None:
-            pool = snapshot.pools[action.target]
+            pool = self.snapshot.pools[action.target]
             if not pool.opens(self.digest):
                 return _not_opened(self.digest)
             action = pool.action(labels)
@@ -84,8 +91,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if not safe_target(request.target):
         return _UNSAFE
     # Of a field that is repeated the last one counts. All that matter here are removed before a provider sees them.
-    fields = dict(request.headers)
-    caller = _Caller.of(fields, snapshot)
+    caller = _Caller.of(request.headers, snapshot)
 
     if listing := models_response(snapshot, request.method, record.path, caller.digest):
         return listing
@@ -93,7 +99,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if snapshot.strict and strictly is None:
         return error("not_found")
 
-    named = _named(request, fields, snapshot.server.json_depth)
+    named = _named(request, snapshot.server.json_depth)
     if isinstance(named, Respond):
         return named
     model, body = named
@@ -103,7 +109,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     record.alias = pool.alias
     record.key = caller.known.name if caller.known else None
 
-    given = caller.pool(pool, snapshot)
+    given = caller.pool(pool)
     if isinstance(given, Respond):
         return given
     record.alias = given.alias
@@ -121,7 +127,7 @@ def check(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger, 
     if isinstance(permit, Refusal):
         record.refused_by = permit.by
         return refused(permit)
-    return Admission(given, model, whole, renamed, strictly, permit)
+    return Admission(given, model, whole, renamed, strictly, permit, caller.passed)
 
 
 def _unnamed_body(request: Request, pool: Pool, depth: int) -> Body | Respond:
@@ -142,17 +148,16 @@ def screen(request: Request, record: Record, snapshot: Snapshot, ledger: Ledger,
     """
     if not safe_target(request.target):
         return _UNSAFE
-    fields = dict(request.headers)
-    caller = _Caller.of(fields, snapshot)
+    caller = _Caller.of(request.headers, snapshot)
     record.key = caller.known.name if caller.known else None
     limits = caller.limits(None)
-    override = fields.get(b"model-override")
+    override = request.headers.by_name.get(b"model-override")
     if override is not None:
         pool = snapshot.pools.get(override.decode("utf-8", "replace"))
         if pool is None:
             return _NO_MODEL
         record.alias = pool.alias
-        given = caller.pool(pool, snapshot)
+        given = caller.pool(pool)
         if isinstance(given, Respond):
             return given
         record.alias = given.alias
@@ -172,9 +177,9 @@ def _not_opened(digest: bytes | None) -> Respond:
     return error("forbidden")
 
 
-def _named(request: Request, fields: Mapping[bytes, bytes], depth: int) -> tuple[str, Body | None] | Respond:
+def _named(request: Request, depth: int) -> tuple[str, Body | None] | Respond:
     """The alias that the request names; and its body, if that had to be looked into."""
-    override = fields.get(b"model-override")
+    override = request.headers.by_name.get(b"model-override")
     if override is not None:
         return override.decode("utf-8", "replace"), None
     body = _parsed(request, depth)

@@ -4,7 +4,7 @@ from typing import Final
 
 from onwards_core._actions import Respond, Transform
 from onwards_core._errors import error, overloaded, upstream_error
-from onwards_core._events import FailureReason, Headers, UpstreamResponded
+from onwards_core._events import FailureReason, HeaderFields, Headers, UpstreamResponded
 from onwards_core._request import client_headers
 from onwards_core._snapshot import Provider
 from onwards_core._treatment import Treatment
@@ -46,7 +46,7 @@ def own_headers(response: UpstreamResponded, provider: Provider, treatment: Trea
     """For a body of ours in the place of the provider's."""
     headers = response.headers
     if treatment.keeps is not None:
-        headers = [field for field in headers if field[0] in treatment.keeps]
+        headers = HeaderFields([field for field in headers if field[0] in treatment.keeps])
     return client_headers(headers, provider, drop=_ABOUT_BODY, content_type=content_type)
 
 
@@ -63,11 +63,11 @@ def instead_of_answer(last: int | FailureReason) -> Respond:
             return error("bad_gateway")
 
 
-def media_type(headers: Headers) -> bytes:
+def media_type(headers: HeaderFields) -> bytes:
     """Without its parameters, in small letters."""
-    return dict(headers).get(b"content-type", b"").partition(b";")[0].strip().lower()
+    return headers.by_name.get(b"content-type", b"").partition(b";")[0].strip().lower()
 
 
-def content_encoding(headers: Headers) -> bytes | None:
+def content_encoding(headers: HeaderFields) -> bytes | None:
     """All the encodings, also when they came in several fields."""
-    return b", ".join(value for name, value in headers if name == b"content-encoding") or None
+    return headers.joined(b"content-encoding") or None

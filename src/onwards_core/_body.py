@@ -43,11 +43,10 @@ class Body(Protocol):
 
 def parse_body(request: Request, depth: int) -> "Body | str":
     """The body's form, or what is wrong with it: a sentence for the caller. `depth`: how deep JSON may be nested."""
-    raw = request.body
-    content_types = [value for name, value in request.headers if name == b"content-type"]
-    if len(content_types) > 1:
+    raw, headers = request.body, request.headers
+    content_type = headers.by_name.get(b"content-type", b"")
+    if len(headers.by_name) < len(headers) and [name for name, _ in headers].count(b"content-type") > 1:
         return "The request has more than one Content-Type."
-    content_type = content_types[0] if content_types else b""
     kind = content_type.partition(b";")[0].strip().lower()
     if kind == b"multipart/form-data":
         return _parse_multipart(_parameter(b"boundary", content_type), raw)

@@ -13,6 +13,34 @@ from onwards_core._ledger import Permit, Refusal
 Headers: TypeAlias = list[tuple[bytes, bytes]]
 """Header fields in the order received; names in lower case, values without outer white space."""
 
+
+class HeaderFields(list[tuple[bytes, bytes]]):
+    """`Headers` that are not changed any more, and what was found out about them.
+
+    A client sends the same ones with each request of a connection. A driver that sees that gives the same object again,
+    so that nothing has to be found out twice.
+    """
+
+    __slots__ = ("by_name", "found")
+
+    def __init__(self, headers: Headers) -> None:
+        super().__init__(headers)
+        self.by_name = dict(headers)
+        """Of a field that is repeated, the last value."""
+        self.found: object = None
+        """What the gateway's checks found out."""
+
+    def joined(self, name: bytes) -> bytes:
+        """The values of all fields with this name, as a list of them is written; empty without any."""
+        if len(self.by_name) == len(self):
+            return self.by_name.get(name, b"")
+        return b", ".join([value for each, value in self if each == name])
+
+
+def _fields(headers: Headers) -> HeaderFields:
+    return headers if type(headers) is HeaderFields else HeaderFields(headers)
+
+
 FailureReason: TypeAlias = Literal[
     "connect",
     "connect_timeout",
@@ -40,7 +68,8 @@ class Request:
     method: str
     target: bytes
     """Path and query as they stood in the request line."""
-    headers: Headers
+    headers: HeaderFields = attrs.field(converter=_fields)
+    """What they say about the body's framing does not matter."""
     body: bytes = attrs.field(default=b"", repr=False)
     scheme: str = "http"
     """What the client spoke to us: `http` or `https`."""
@@ -64,7 +93,7 @@ class UpstreamResponded:
     """Answer to `SendUpstream`: the provider's response head has arrived; its body is still unread."""
 
     status: int
-    headers: Headers = attrs.field(repr=False)
+    headers: HeaderFields = attrs.field(repr=False, converter=_fields)
 
 
 @immutable

@@ -322,7 +322,12 @@ class Exchange:
             method=request.method,
             target=upstream_target(provider.url.path, request.target),
             headers=upstream_headers(
-                request, provider, body, identity_encoding=inside, request_id=self.record.request_id
+                request,
+                provider,
+                body,
+                identity_encoding=inside,
+                request_id=self.record.request_id,
+                known=admission.passed,
             ),
             body=body,
         )

@@ -2,10 +2,11 @@
 
 import re
 from functools import lru_cache
+from typing import TypeAlias
 from unicodedata import normalize
 from urllib.parse import unquote_to_bytes
 
-from onwards_core._events import Headers, Request
+from onwards_core._events import HeaderFields, Headers, Request
 from onwards_core._snapshot import Provider
 
 _HOP_BY_HOP = frozenset(
@@ -33,9 +34,6 @@ _TRACE_CONTEXT = frozenset((b"traceparent", b"tracestate"))  # https://www.w3.or
 _REQUEST_ID = b"x-request-id"
 # What can break out of no header, log line or JSON string.
 _HARMLESS = re.compile(rb"[A-Za-z0-9_.:/+=@~-]{1,128}")
-
-# What we set as well, where a config puts a credential: that is there then, and nothing else.
-_SET_BY_US = frozenset((_REQUEST_ID, b"accept-encoding", b"x-forwarded-proto"))
 
 _NOT_FOR_CLIENTS = _HOP_BY_HOP | {_REQUEST_ID}
 _DROPPED = _HOP_BY_HOP | _CREDENTIALS | _OURS | _PRIVATE
@@ -90,51 +88,80 @@ def _passes(name: bytes) -> bool:
     return name not in _DROPPED and not name.startswith(_PRIVATE_PREFIXES)
 
 
-def response_id(headers: Headers, provider: Provider) -> str | None:
+def response_id(headers: HeaderFields, provider: Provider) -> str | None:
     """What a provider calls its answer; where its credential is in that header, it might be an echo of it."""
     return None if provider.auth_header == _REQUEST_ID else request_id(headers)
 
 
-def request_id(headers: Headers) -> str | None:
+def request_id(headers: HeaderFields) -> str | None:
     """What the sender calls its request or answer (`x-request-id`), if that may go into headers and logs as it is."""
-    for name, value in headers:
-        if name == _REQUEST_ID:
-            return value.decode("ascii") if _HARMLESS.fullmatch(value) else None
-    return None
+    value = headers.by_name.get(_REQUEST_ID)
+    return value.decode("ascii") if value is not None and _HARMLESS.fullmatch(value) else None
+
+
+Kind: TypeAlias = tuple[Provider, str, bool, bool]
+"""What a provider's request headers depend on, beside the client's: who it is, the scheme, whether the answer must not
+be compressed, and whether there is an id of ours."""
 
 
 def upstream_headers(
-    request: Request, provider: Provider, body: bytes, *, identity_encoding: bool, request_id: str = ""
+    request: Request,
+    provider: Provider,
+    body: bytes,
+    *,
+    identity_encoding: bool,
+    request_id: str = "",
+    known: dict[Kind, Headers] | None = None,
 ) -> Headers:
     """The provider's request headers, complete.
 
     `identity_encoding`: ask for an answer that is not compressed. `request_id`: instead of the client's own, if any.
+    `known`: those that an earlier request with the same header fields led to.
     """
-    withheld = {provider.auth_header} | _named_by_connection(request.headers)
-    if request_id:
-        withheld.add(_REQUEST_ID)
-    if not provider.propagate_trace_context:
-        withheld |= _TRACE_CONTEXT
-    headers = [(b"host", provider.authority)]
-    headers += [field for field in request.headers if _passes(field[0]) and field[0] not in withheld]
-    if identity_encoding:
-        headers = [field for field in headers if field[0] != b"accept-encoding"]
-        headers.append((b"accept-encoding", b"identity"))
-    if provider.credential is not None:
-        headers.append((provider.auth_header, provider.credential))
-    headers.append((b"x-forwarded-proto", request.scheme.encode("ascii")))
-    if request_id:
+    known = {} if known is None else known
+    kind = provider, request.scheme, identity_encoding, request_id != ""
+    passed = known.get(kind)
+    if passed is None:
+        passed = known[kind] = _passed_headers(request, *kind)
+    headers = passed.copy()
+    if request_id and _free(_REQUEST_ID, provider):
         headers.append((_REQUEST_ID, request_id.encode("ascii")))
     if body or request.method in _WITH_BODY:
         headers.append((b"content-length", b"%d" % len(body)))
-    if provider.auth_header in _SET_BY_US and provider.credential is not None:
-        headers = [field for field in headers if field[0] != provider.auth_header]
-        headers.append((provider.auth_header, provider.credential))
     return headers
 
 
+def _passed_headers(
+    request: Request, provider: Provider, scheme: str, identity_encoding: bool, has_request_id: bool
+) -> Headers:
+    """All that is the same for each request with these header fields."""
+    withheld = {provider.auth_header} | _tokens(request.headers.joined(b"connection"))
+    if has_request_id:
+        withheld.add(_REQUEST_ID)
+    if not provider.propagate_trace_context:
+        withheld |= _TRACE_CONTEXT
+    ours = [(b"x-forwarded-proto", scheme.encode("ascii"))]
+    if identity_encoding:
+        withheld.add(b"accept-encoding")
+        ours.append((b"accept-encoding", b"identity"))
+    headers = [(b"host", provider.authority)]
+    headers += [field for field in request.headers if _passes(field[0]) and field[0] not in withheld]
+    if provider.credential is not None:
+        headers.append((provider.auth_header, provider.credential))
+    return headers + [field for field in ours if _free(field[0], provider)]
+
+
+def _free(name: bytes, provider: Provider) -> bool:
+    """Whether we may set it: where a config puts a credential, that is there and nothing else."""
+    return provider.auth_header != name or provider.credential is None
+
+
 def client_headers(
-    headers: Headers, provider: Provider, *, drop: frozenset[bytes] = frozenset(), content_type: bytes | None = None
+    headers: HeaderFields,
+    provider: Provider,
+    *,
+    drop: frozenset[bytes] = frozenset(),
+    content_type: bytes | None = None,
 ) -> Headers:
     """A provider's response headers for the client: less hop-by-hop ones, its request id and `drop`, plus what the
     config sets.
@@ -144,12 +171,13 @@ def client_headers(
     added = provider.response_headers
     if content_type is not None:
         added = {b"content-type": content_type, **added}
-    withheld = _NOT_FOR_CLIENTS | drop | added.keys() | _named_by_connection(headers)
+    withheld = _withheld(drop, tuple(added), headers.joined(b"connection"))
     return [field for field in headers if field[0] not in withheld] + list(added.items())
 
 
-def _named_by_connection(headers: Headers) -> frozenset[bytes]:
-    return _tokens(b",".join([value for name, value in headers if name == b"connection"]))
+@lru_cache(maxsize=1024)
+def _withheld(drop: frozenset[bytes], added: tuple[bytes, ...], connection: bytes) -> frozenset[bytes]:
+    return _NOT_FOR_CLIENTS | drop | frozenset(added) | _tokens(connection)
 
 
 @lru_cache(maxsize=1024)

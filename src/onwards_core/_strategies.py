@@ -190,7 +190,7 @@ def _distance(pool: Pool, index: int, key: bytes, ledger: Ledger, now: float) ->
 def affinity_key(config: AffinityConfig, request: Request, body: Body) -> bytes | None:
     """What a request has in common with those that it is to be kept together with; None if it has nothing of it."""
     if config.header is not None:
-        return dict(request.headers).get(config.header.lower().encode("ascii")) or None
+        return request.headers.by_name.get(config.header.lower().encode("ascii")) or None
     names = ("messages", "prompt", "input") if config.body is None else (config.body.value,)
     for name in names:
         # Whoever says nothing is not kept together with all others who do.

@@ -49,7 +49,7 @@ class Access:
 
     def refusal(self, request: Request) -> Respond | None:
         """The answer to who may not ask."""
-        fields = dict(request.headers)
+        fields = request.headers.by_name
         if self._digest is None:
             if self._any_name or _is_own(fields.get(b"host", b"").decode("latin-1")):
                 return None

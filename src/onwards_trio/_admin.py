@@ -46,7 +46,7 @@ def admin(
         elif refusal := access.refusal(request):
             await reply.respond(refusal)
         elif path == b"/metrics":
-            accept = dict(request.headers).get(b"accept", b"").decode("latin-1")
+            accept = request.headers.by_name.get(b"accept", b"").decode("latin-1")
             # What it imports would hold up the start, and then requests.
             exposition = await trio.to_thread.run_sync(import_module, "onwards_trio._exposition")
             content_type, body = exposition.expose(await collect(), prefix, accept)

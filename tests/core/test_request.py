@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from onwards_core import Headers, Provider, Request
+from onwards_core import HeaderFields, Headers, Provider, Request
 from onwards_core._request import client_headers, safe_target, upstream_headers, upstream_target
 from tests.core.gateway_support import snapshot
 
@@ -293,7 +293,7 @@ def test_answers_lose_what_was_for_us(headers: Headers) -> None:
     to = provider(response_headers={"X-A": "1", "Server": "us"})
     connected = {name.strip().lower() for key, value in headers if key == b"connection" for name in value.split(b",")}
     removed = {*(name.encode() for name in HOP_BY_HOP), b"x-a", b"server", b"etag"} | connected
-    kept = client_headers(headers, to, drop=frozenset([b"etag"]))
+    kept = client_headers(HeaderFields(headers), to, drop=frozenset([b"etag"]))
     added = [(b"x-a", b"1"), (b"server", b"us")]
     assert kept == [field for field in headers if field[0] not in removed] + added
 
@@ -301,12 +301,12 @@ def test_answers_lose_what_was_for_us(headers: Headers) -> None:
 def test_content_type_of_another_body() -> None:
     """A body that is not the provider's has one content type: the given, or the one that the config sets."""
     headers = [(b"content-type", b"text/html"), (b"x", b"1")]
-    assert client_headers(headers, provider(), content_type=b"application/json") == [
+    assert client_headers(HeaderFields(headers), provider(), content_type=b"application/json") == [
         (b"x", b"1"),
         (b"content-type", b"application/json"),
     ]
     to = provider(response_headers={"Content-Type": "application/problem+json"})
-    assert client_headers(headers, to, content_type=b"application/json") == [
+    assert client_headers(HeaderFields(headers), to, content_type=b"application/json") == [
         (b"x", b"1"),
         (b"content-type", b"application/problem+json"),
     ]

@@ -5,7 +5,7 @@ import re
 import pytest
 import trio
 
-from onwards_core import Record, Request, SendUpstream, StreamThrough, UpstreamResponded
+from onwards_core import HeaderFields, Record, Request, SendUpstream, StreamThrough, UpstreamResponded
 from onwards_core._request import request_id
 from onwards_trio._connection import Connection, Service
 from onwards_trio._drive import forward
@@ -28,12 +28,12 @@ from tests.trio.gateway_support import JSON, Client, Scripted, ScriptedTransport
 )
 def test_what_is_taken(sent: bytes, taken: str | None) -> None:
     """Only what can break out of no header, log line or terminal."""
-    assert request_id([(b"x", b"1"), (b"x-request-id", sent)]) == taken
+    assert request_id(HeaderFields([(b"x", b"1"), (b"x-request-id", sent)])) == taken
 
 
 def test_none() -> None:
     """Without the header there is no id."""
-    assert request_id([(b"x", b"1")]) is None
+    assert request_id(HeaderFields([(b"x", b"1")])) is None
 
 
 @pytest.mark.parametrize("given", [b"theirs", None])

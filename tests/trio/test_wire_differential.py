@@ -6,7 +6,9 @@ A gateway that is stricter than one of the two is as strict as the other; see do
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from tests.trio.wire_support import CUTS, answer, each_byte, serve, split
+from onwards_trio._wire import RequestHead, Signal
+from onwards_trio._wire._choose import codecs
+from tests.trio.wire_support import BOTH, CUTS, answer, each_byte, feed, serve, split
 
 REQUESTS = [
     b"GET /v1/models?x=1 HTTP/1.1\r\nHost: gateway\r\n\r\n",
@@ -98,3 +100,75 @@ def test_clients_agree(data: bytes, cuts: list[int], method: str) -> None:
     whole = answer(data, b"", method=method)
     assert answer(*split(data, cuts), b"", method=method) == whole
     assert answer(*each_byte(data), b"", method=method) == whole
+
+
+# Between what stands before and after the number of bytes of the body, which are two of these.
+KEPT_ALIVE = [
+    (b"POST /v1/chat/completions HTTP/1.1\r\nHost: gateway\r\nContent-Length: ", b"\r\nX-A: 5\r\n\r\n"),
+    (b"PUT / HTTP/1.1\r\ncontent-length:", b" \t\r\nHOST: 22\r\nX: content-length: 22\r\n\r\n"),
+    (b"POST /22 HTTP/1.1\r\nX-Content-Length: 22\r\nHost: h\r\nCONTENT-LENGTH:\t ", b"\r\n\r\n"),
+    (b"POST / HTTP/1.1\r\nConnection: keep-alive\r\nContent-Length: ", b"\r\nX: 1\r\nx: 2\r\nHost: h\r\n\r\n"),
+]
+LENGTHS = st.integers(0, 30).map(lambda length: b"%d" % length) | st.sampled_from(
+    [
+        b"",
+        b"022",
+        b"2 2",
+        b"22, 22",
+        b"+22",
+        b"-1",
+        b"2\r\nX: 2",
+        b"2\r\nContent-Length: 2",
+        b"2\n",
+        b"0x2",
+        "²".encode(),
+    ]
+)
+
+
+@st.composite
+def requests_in_a_row(draw: st.DrawFn) -> tuple[bytes, bytes]:
+    """Two that are alike, but for the length, or for what was damaged."""
+    before, after = draw(st.sampled_from(KEPT_ALIVE))
+    first = before + b"22" + after
+    second = draw(damaged([first]) | LENGTHS.map(lambda length: before + length + after))
+    body = b"a" * 22
+    return first + body, second + draw(st.sampled_from([body, b"", b"\r\n\r\n", b"a" * 200]))
+
+
+@given(requests_in_a_row(), CUTS)
+@settings(max_examples=500)
+def test_what_came_before_has_no_say(requests: tuple[bytes, bytes], cuts: list[int]) -> None:
+    """A request that looks like the last one on its connection is read like the first one on another."""
+    first, second = requests
+    for http in BOTH:
+        codec = http.server()
+        feed(codec, [first])
+        codec.respond(200, [], b"")
+        assert codec.keep_alive
+        codec.next_cycle()
+        assert feed(codec, split(second, cuts)) == feed(http.server(), split(second, cuts))
+
+
+def test_the_same_head_is_the_same_object() -> None:
+    """So what was found out about it need not be found out again; and it is not another request's."""
+    codec = codecs("httptools").server()
+
+    def head(raw: bytes) -> RequestHead:
+        codec.receive(raw)
+        head = codec.next_event()
+        while codec.next_event() is not Signal.END:
+            pass
+        codec.respond(200, [], b"")
+        codec.next_cycle()
+        assert isinstance(head, RequestHead)
+        return head
+
+    before, after = KEPT_ALIVE[0]
+    first = head(before + b"2" + after + b"hi")
+    again = head(before + b"10" + after + b"0123456789")
+    other = head(before.replace(b"chat/", b"") + b"2" + after + b"hi")
+    assert again.headers is first.headers
+    assert (first.content_length, again.content_length) == (2, 10)
+    assert other.headers is not first.headers
+    assert (again.target, other.target) == (b"/v1/chat/completions", b"/v1/completions")

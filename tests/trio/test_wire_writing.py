@@ -164,8 +164,8 @@ def test_requests_make_the_round_trip(
     http: Codecs, fields: list[tuple[bytes, bytes]], body: bytes, cuts: list[int]
 ) -> None:
     """What the client codec writes the server codec reads: the same method, target, fields and body."""
-    headers = [(b"host", b"provider"), *fields, (b"content-length", b"%d" % len(body))]
-    sent = http.client().request("POST", b"/v1/x?y", headers, body)
+    headers = [(b"host", b"provider"), *fields]
+    sent = http.client().request("POST", b"/v1/x?y", [*headers, (b"content-length", b"%d" % len(body))], body)
     events = serve(*split(sent, cuts))
     head = events[0]
     assert isinstance(head, RequestHead)

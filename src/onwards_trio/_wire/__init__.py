@@ -10,7 +10,7 @@ from typing import Protocol, TypeAlias
 
 import attrs
 
-from onwards_core import Headers
+from onwards_core import HeaderFields, Headers
 from onwards_core._immutable import immutable
 
 
@@ -29,7 +29,8 @@ class Signal(enum.Enum):
 class RequestHead:
     method: str
     target: bytes
-    headers: Headers = attrs.field(repr=False)
+    headers: HeaderFields = attrs.field(repr=False)
+    """Less `Content-Length`. The same object as before, if the last request on this connection had the same."""
     http_1_0: bool
     content_length: int | None
     """None without a body and for a chunked one."""

@@ -31,7 +31,7 @@ TEXT = bytes([ord("\t"), *range(0x20, 0x7F), *range(0x80, 0x100)])
 _FORBIDDEN = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]|(?<!\r)\n|\r[^\n]")
 _TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 _CHUNK_LINE = re.compile(rb'([0-9A-Fa-f]{1,16})(?:;%b(?:=(?:%b|"[^"\\\r]*"))?)*\r\n' % (_TOKEN, _TOKEN))
-_LENGTH = re.compile(rb"[0-9]{1,18}")
+LENGTH = re.compile(rb"[0-9]{1,18}")
 _FRAMING_FIELDS = frozenset((b"content-length", b"transfer-encoding"))
 _FRAMING_TRAILER = re.compile(rb"\r\n(?:content-length|transfer-encoding):", re.IGNORECASE)
 
@@ -48,7 +48,7 @@ def declared_framing(headers: Headers, fields: Mapping[bytes, bytes]) -> Framing
         if coding is not None and coding.lower() == b"chunked":
             return "chunked"
         return Malformed(400, "The only Transfer-Encoding that is understood is 'chunked'.")
-    return int(length) if _LENGTH.fullmatch(length) else Malformed(400, "The Content-Length is not a number.")
+    return int(length) if LENGTH.fullmatch(length) else Malformed(400, "The Content-Length is not a number.")
 
 
 def is_text(lines: bytes) -> bool:

@@ -6,7 +6,7 @@ from typing import Generic, TypeVar, cast
 
 import h11
 
-from onwards_core import Headers
+from onwards_core import HeaderFields, Headers
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
 from onwards_trio._wire._guard import FIELD_LIMIT, FOLDED, HEAD_LIMIT, Framing, declared_framing
 from onwards_trio._wire._reader import (
@@ -17,6 +17,7 @@ from onwards_trio._wire._reader import (
     SWITCHED,
     Reader,
     fault_in_request,
+    without_length,
 )
 
 _Head = TypeVar("_Head", h11.Request, h11.Response | h11.InformationalResponse)
@@ -39,15 +40,15 @@ class _Reader(Reader, Generic[_Head]):
         self._h11.start_next_cycle()
         self._in_body = self._ended = False
 
-    def _read_head(self) -> tuple[_Head, Headers, Framing | None] | Signal | Malformed:
+    def _read_head(self) -> tuple[_Head, HeaderFields, Framing | None] | Signal | Malformed:
         """The next head, its fields, and how it says that its body ends."""
         raw = self._raw_head()
         if not isinstance(raw, bytes):
             return raw
         if b"\r\n " in raw or b"\r\n\t" in raw:
             return self._broken(FOLDED)
-        fields = _fields(raw)
-        framing = declared_framing(fields, dict(fields))
+        fields = HeaderFields(_fields(raw))
+        framing = declared_framing(fields, fields.by_name)
         if isinstance(framing, Malformed):
             return self._broken(framing)
         self._h11.receive_data(raw)
@@ -119,11 +120,12 @@ class H11ServerCodec(_Reader[h11.Request]):
         request, headers, framing = read
         self._method = request.method  # before any fault: h11 knows too that the answer to HEAD has no body
         fault = _fault_in_version(request, framing) or fault_in_request(
-            request.method.decode(), request.target, dict(headers)
+            request.method.decode(), request.target, headers.by_name
         )
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)
+        without_length(headers)
         return RequestHead(
             method=request.method.decode(),
             target=request.target,

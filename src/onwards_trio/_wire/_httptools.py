@@ -10,13 +10,14 @@ import math
 import re
 import string
 from http import HTTPStatus
-from typing import Final, TypeAlias
+from typing import Final, Self, TypeAlias
 
 import httptools
 
-from onwards_core import Headers
+from onwards_core import HeaderFields, Headers
+from onwards_core._immutable import immutable
 from onwards_trio._wire import ClientEvent, Malformed, RequestHead, ResponseHead, ServerEvent, Signal
-from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT, TEXT, Framing, declared_framing
+from onwards_trio._wire._guard import FIELD_LIMIT, HEAD_LIMIT, LENGTH, TEXT, Framing, declared_framing
 from onwards_trio._wire._reader import (
     BAD_BODY,
     NOT_HTTP,
@@ -24,6 +25,7 @@ from onwards_trio._wire._reader import (
     SWITCHED,
     Reader,
     fault_in_request,
+    without_length,
 )
 
 _STATUS_LINES: Final = {
@@ -46,6 +48,32 @@ class _Found:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self.headers.append((name.lower(), value.rstrip(b" \t")))
+
+
+@immutable
+class _Sent:
+    """The head of a request that leaves its connection open. A client sends the same again and again, but for the
+    number of bytes that follow; such a one need not be parsed."""
+
+    _before: bytes
+    _after: bytes
+    """What stands before and after that number."""
+    method: str
+    target: bytes
+    headers: HeaderFields
+
+    @classmethod
+    def of(cls, raw: bytes, length: bytes, method: str, target: bytes, headers: HeaderFields) -> Self:
+        """length: the value of its only Content-Length."""
+        start = raw.index(length, raw.lower().index(b"\r\ncontent-length:"))
+        return cls(raw[:start], raw[start + len(length) :], method, target, headers)
+
+    def length_in(self, raw: bytes) -> int | None:
+        """The number of bytes that follow this head; None if it is not the same but for that."""
+        if not (raw.startswith(self._before) and raw.endswith(self._after)):
+            return None
+        length = raw[len(self._before) : -len(self._after)]
+        return int(length) if LENGTH.fullmatch(length) else None
 
 
 class _Chunks:
@@ -85,8 +113,8 @@ class _Reader(Reader):
 
     def _parse(
         self, raw: bytes, parser: type[_Parser], http_1_0: bool
-    ) -> tuple[Headers, dict[bytes, bytes], Framing | None] | Malformed:
-        """The headers of a message, the same by name, and how its body ends."""
+    ) -> tuple[HeaderFields, Framing | None] | Malformed:
+        """The headers of a message, and how its body ends."""
         found = _Found()
         try:
             parser(found).feed_data(raw)
@@ -94,15 +122,14 @@ class _Reader(Reader):
             pass  # What comes after the head is a body like any other.
         except httptools.HttpParserError:
             return self._broken(NOT_HTTP)
-        headers = found.headers
-        fields = dict(headers)
-        framing = declared_framing(headers, fields)
+        headers = HeaderFields(found.headers)
+        framing = declared_framing(headers, headers.by_name)
         if isinstance(framing, Malformed):
             return self._broken(framing)
         if framing == "chunked" and http_1_0:
             return self._broken(OLD_CHUNKED)
-        self._closes = http_1_0 or (b"connection" in fields and _closes(headers))
-        return headers, fields, framing
+        self._closes = http_1_0 or (b"connection" in headers.by_name and _closes(headers))
+        return headers, framing
 
     def _begin_body(self, framing: Framing) -> None:
         super()._begin_body(framing)
@@ -137,6 +164,7 @@ class HttptoolsServerCodec(_Reader):
 
     def __init__(self, head_limit: int = HEAD_LIMIT, field_limit: int = FIELD_LIMIT) -> None:
         super().__init__(head_limit, field_limit)
+        self._last: _Sent | None = None
         self._method = ""
         self._http_1_0 = False
         self._bodiless = False
@@ -158,6 +186,14 @@ class HttptoolsServerCodec(_Reader):
         raw = self._raw_head()
         if not isinstance(raw, bytes):
             return raw
+        last = self._last
+        if last is not None and (length := last.length_in(raw)) is not None:
+            self._method = last.method
+            self._begin_body(length)
+            return RequestHead(last.method, last.target, last.headers, False, length, False)
+        return self._parse_head(raw)
+
+    def _parse_head(self, raw: bytes) -> RequestHead | Malformed:
         line = _REQUEST_LINE.match(raw)
         if line is None:
             return self._broken(NOT_HTTP)
@@ -167,7 +203,8 @@ class HttptoolsServerCodec(_Reader):
         parsed = self._parse(raw, httptools.HttpRequestParser, self._http_1_0)
         if isinstance(parsed, Malformed):
             return parsed
-        headers, fields, framing = parsed
+        headers, framing = parsed
+        fields = headers.by_name
         if b"host" in fields:
             if len(fields) < len(headers) and len([name for name, _ in headers if name == b"host"]) > 1:
                 return self._broken(NOT_HTTP)
@@ -177,13 +214,18 @@ class HttptoolsServerCodec(_Reader):
         if fault:
             return self._broken(fault)
         self._begin_body(framing or 0)
+        length = without_length(headers)
+        expects_continue = b"expect" in fields and not self._http_1_0 and _expects_continue(headers)
+        self._last = None
+        if length is not None and not self._closes and not expects_continue:
+            self._last = _Sent.of(raw, length, self._method, target, headers)
         return RequestHead(
             method=self._method,
             target=target,
             headers=headers,
             http_1_0=self._http_1_0,
             content_length=framing if isinstance(framing, int) else None,
-            expects_continue=b"expect" in fields and not self._http_1_0 and _expects_continue(headers),
+            expects_continue=expects_continue,
         )
 
     def continue_100(self) -> bytes:
@@ -269,7 +311,7 @@ class HttptoolsClientCodec(_Reader):
                 break
             if status == 101:
                 return self._broken(SWITCHED)
-        headers, _, framing = parsed
+        headers, framing = parsed
         if self._method == "HEAD" or status in (204, 304):
             framing = 0
         self._begin_body("until_close" if framing is None else framing)

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from functools import lru_cache
 
+from onwards_core import HeaderFields
 from onwards_core._request import safe_target
 from onwards_trio._wire import Malformed, Signal
 from onwards_trio._wire._guard import Framing, Guard
@@ -61,6 +62,14 @@ _HOST = re.compile(rb"(?:[!$&'()*+;=._~%0-9A-Za-z-]*|\[[0-9A-Fa-f:.]+\])(?::[0-9
 def _is_host(value: bytes) -> bool:
     """Cached: clients name the same few hosts over and over."""
     return bool(_HOST.fullmatch(value))
+
+
+def without_length(headers: HeaderFields) -> bytes | None:
+    """Takes a Content-Length out of what was just read, since `RequestHead` says it, and gives its value."""
+    value = headers.by_name.pop(b"content-length", None)
+    if value is not None:
+        headers.remove((b"content-length", value))
+    return value
 
 
 def fault_in_request(method: str, target: bytes, fields: Mapping[bytes, bytes]) -> Malformed | None:
