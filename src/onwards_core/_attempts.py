@@ -69,7 +69,7 @@ class Attempts:
         """Whom to try now; or what to wait for before asking again: for a time, with no response held open, or for a
         claim, whose outcome goes to `acquired`. A refusal ends the search, and None says that nobody is left."""
         if self._order is None:
-            self._order = self._indices(now)
+            self._order = self._passes(now) if self._again else self._one_pass(now)
         while self._left:
             if self._waited_for is not None:
                 index, self._waited_for = self._waited_for, None
@@ -91,17 +91,20 @@ class Attempts:
                     return taken
         return None
 
-    def _indices(self, now: float) -> Iterator[int]:
-        """In which order to try the providers, as often as there are attempts."""
-        while True:
+    def _one_pass(self, now: float) -> Iterator[int]:
+        """In which order to try the providers."""
+        upkeep = self._upkeep
+        return upkeep.balancer.order(self._pool, upkeep.ledger, upkeep.random, self._affinity_key, now)
+
+    def _passes(self, now: float) -> Iterator[int]:
+        """The same, as often as there are attempts."""
+        before = None
+        while before != self._left:  # else nobody could be tried, and nobody can be by asking again
             before = self._left
-            upkeep = self._upkeep
-            for index in upkeep.balancer.order(self._pool, upkeep.ledger, upkeep.random, self._affinity_key, now):
+            for index in self._one_pass(now):
                 yield index
                 if self._policy.with_replacement and self._left < before:
                     break
-            if not self._again or self._left == before:  # nobody could be tried, and nobody can be by asking again
-                return
 
     def _choose(self, now: float) -> tuple[int, float] | None:
         """The next provider, and for how many seconds to wait for it."""
@@ -117,7 +120,7 @@ class Attempts:
         if resting is None or not self.tried:
             return None
         if self._again:
-            self._order = self._indices(now)  # This pass is over.
+            self._order = self._passes(now)  # This pass is over.
         return resting[1], resting[0] - now
 
     def _wait(self, index: int, delay: float, now: float) -> Wait | None:

@@ -146,17 +146,18 @@ class Ledger:
     def refusal(self, limits: Sequence[Limit], now: float) -> Refusal | None:
         """Why `acquire` would refuse now."""
         at = round(now * _SECOND)
-        longest, slowest = 0, None
+        longest, slowest, full = 0, None, None
         for limit in limits:
-            if limit.rate:
+            if limit.rate is not None:
                 wait = self._full_at.get(limit.bucket, at) - at - limit.rate.slack
                 if wait > longest:
                     longest, slowest = wait, limit
+            if limit.permits is not None and full is None and self._held.get(limit.identity, 0) >= limit.permits:
+                full = limit
         if slowest is not None:
             return Refusal("rate_limit", longest / _SECOND, slowest.whose)
-        for limit in limits:
-            if limit.permits is not None and self._held.get(limit.identity, 0) >= limit.permits:
-                return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, limit.whose)
+        if full is not None:
+            return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, full.whose)
         return None
 
     def is_full(self, limit: Limit, now: float) -> bool:
