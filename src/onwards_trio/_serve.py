@@ -1,5 +1,6 @@
 """The whole program: config, listeners, reload, metrics and signals, put together."""
 
+import ctypes
 import gc
 import logging
 import math
@@ -7,7 +8,7 @@ import os
 import resource
 import signal
 from collections.abc import Callable
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
 from random import Random
 from typing import Final
 
@@ -70,6 +71,7 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
     tls = ServerTls(options.tls_cert, options.tls_key, options.tls_client_ca) if options.tls_cert else None
     _log.info("config loaded, targets: %d", len(gateway.snapshot.pools))
     _collect_less_garbage()
+    _keep_memory()
     async with AsyncExitStack() as opened:
         listeners = worker.listeners if worker else await listen(opened, options.host, options.port)
         serves_operators = options.metrics and worker is None
@@ -220,6 +222,20 @@ def _collect_less_garbage() -> None:
     requests under way most of it is in use: that took a fifth of all CPU time, and there are hardly any cycles."""
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+# As `mallopt(3)` has them.
+_M_TRIM_THRESHOLD: Final = -1
+_M_MMAP_THRESHOLD: Final = -3
+
+
+def _keep_memory() -> None:
+    """Have glibc, where it is that, keep some memory for the next bodies, and not give it back to the system after each
+    one: for a body of 100 KB that were 25 page faults, 15 % of all its CPU time."""
+    with suppress(AttributeError):
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(_M_TRIM_THRESHOLD, 16 * 1024 * 1024)
+        mallopt(_M_MMAP_THRESHOLD, 1024 * 1024)
 
 
 def _share(limits: ServerConfig, workers: int) -> ServerConfig:
