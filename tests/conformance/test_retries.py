@@ -204,6 +204,7 @@ def test_probes(gateway: Gateway, provider: Provider, second: Provider) -> None:
             if call.method == "POST":
                 call.respond()
                 assert client.answer().status == 200
+                client.close()
                 return call.port
             assert (call.method, call.target, call.head.get("authorization")) == ("GET", "/base/up", "Bearer sk-own")
             call.respond(status if call.port == provider.port else 200)

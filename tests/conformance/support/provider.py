@@ -1,6 +1,6 @@
 """A provider that does what the test says, step by step: it never answers on its own."""
 
-import select
+import selectors
 import socket
 import ssl
 from collections.abc import Sequence
@@ -112,5 +112,8 @@ def next_call(providers: Sequence[Provider], *others: Peer) -> Call | None:
 
 
 def _readable(connections: Sequence[Any], timeout: float) -> list[Any]:
-    open_ones = [it for it in connections if it.fileno() >= 0]
-    return select.select(open_ones, [], [], timeout)[0]
+    with selectors.DefaultSelector() as selector:  # `select` can't take more than 1,024 files.
+        for it in connections:
+            if it.fileno() >= 0:
+                selector.register(it, selectors.EVENT_READ)
+        return [key.fileobj for key, _ in selector.select(timeout)]
