@@ -7,7 +7,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Self
 
 import attrs
@@ -48,12 +48,12 @@ def _is_whole(answer: bytes) -> bool:
 
 
 class _Connection(asyncio.Protocol):
-    """Sends `message` when it is told to, and hands over what comes back."""
+    """Sends the next of `messages` when it is told to, and hands over what comes back."""
 
     def __init__(
-        self, message: bytes, received: Callable[["_Connection", bytes], None], lost: Callable[[], None]
+        self, messages: Iterable[bytes], received: Callable[["_Connection", bytes], None], lost: Callable[[], None]
     ) -> None:
-        self.message = message
+        self.messages = itertools.cycle(messages)
         self.started = 0.0
         self.buffer = b""
         self.events = 0
@@ -72,15 +72,15 @@ class _Connection(asyncio.Protocol):
 
     def send(self) -> None:
         self.started = time.perf_counter()
-        self.transport.write(self.message)
+        self.transport.write(next(self.messages))
 
 
 class _Load:
-    """Connections, and waiting until all is done or something went wrong."""
+    """Connections, and waiting until all is done or something went wrong. Each sends its messages in turns."""
 
-    def __init__(self, port: int, message: bytes, connections: int) -> None:
+    def __init__(self, port: int, message: bytes, connections: int, *, others: Iterable[bytes] = ()) -> None:
         self._port = port
-        self._message = message
+        self._messages = [message, *others]
         self._count = connections
         self._connections: list[_Connection] = []
 
@@ -99,7 +99,7 @@ class _Load:
         loop = asyncio.get_running_loop()
         self._done: asyncio.Future[None] = loop.create_future()
         _, connection = await loop.create_connection(
-            lambda: _Connection(self._message, self._received, lambda: self._fail("the connection was closed")),
+            lambda: _Connection(self._messages, self._received, lambda: self._fail("the connection was closed")),
             HOST,
             self._port,
         )

@@ -3,7 +3,7 @@
 import asyncio
 import statistics
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -78,9 +78,15 @@ async def in_turns(
 
 
 async def figures_of_requests(
-    setting: Setting, gateway: Running, message: bytes, connections: int, *, per_second: float | None = None
+    setting: Setting,
+    gateway: Running,
+    message: bytes,
+    connections: int,
+    *,
+    others: Sequence[bytes] = (),
+    per_second: float | None = None,
 ) -> Figures:
-    async with Requests(gateway.port, gateway.addressed(message), connections) as load:
+    async with Requests(gateway.port, gateway.addressed(message), connections, others=others) as load:
         # So that all its connections to the provider are open: 1,000 of them take a while.
         await load.run(max(setting.seconds / 2, connections / 1000))
         before = gateway.cpu_seconds()
@@ -304,6 +310,27 @@ async def fallback(setting: Setting) -> list[Case]:
     return await _compared(setting, "fallback", {"first attempt": {}, "second attempt": {"failing_first": True}})
 
 
+async def heads(setting: Setting) -> list[Case]:
+    """Requests over 32 connections: each has the head of the one before, as those of most clients do, or another one.
+
+    Misleading: the second is what a proxy before the gateway makes of them that adds a trace or an id to each.
+    """
+    message = request(ALIAS)
+    others = {
+        "the same head": [],
+        "another head": [message.replace(b"x-stainless-os: Linux", b"x-stainless-os: other")],
+    }
+    async with variants_of(setting, {"": {}}) as [(_, gateway)]:
+        cases = {case: Case("heads", case, gateway.name, []) for case in others}
+        for _ in range(setting.runs):
+            for name, case in cases.items():
+                setting.progress(f"heads, {name}")
+                case.runs.append(
+                    await figures_of_requests(setting, gateway, message, setting.scaled(32), others=others[name])
+                )
+    return list(cases.values())
+
+
 async def codec(setting: Setting) -> list[Case]:
     """Requests over 32 connections, read by httptools and by h11.
 
@@ -417,6 +444,7 @@ SCENARIOS: dict[str, Scenario] = {
     "connections": connections,
     "tls": tls,
     "fallback": fallback,
+    "heads": heads,
     "codec": codec,
     "config-size": config_size,
     "operators": operators,
