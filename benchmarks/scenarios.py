@@ -316,10 +316,8 @@ async def heads(setting: Setting) -> list[Case]:
     Misleading: the second is what a proxy before the gateway makes of them that adds a trace or an id to each.
     """
     message = request(ALIAS)
-    others = {
-        "the same head": [],
-        "another head": [message.replace(b"x-stainless-os: Linux", b"x-stainless-os: other")],
-    }
+    other = message.replace(b"x-stainless-os: Linux", b"x-stainless-os: other")
+    others = {"the same head": [], "another head": [other]}
     async with variants_of(setting, {"": {}}) as [(_, gateway)]:
         cases = {case: Case("heads", case, gateway.name, []) for case in others}
         for _ in range(setting.runs):
