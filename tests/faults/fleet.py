@@ -35,10 +35,11 @@ AT_ONCE = 12
 
 
 class Gateway:
-    """One gateway: a parent and its workers."""
+    """One gateway: a parent and its workers, or one process."""
 
-    def __init__(self, number: int) -> None:
+    def __init__(self, number: int, processes: int = WORKERS) -> None:
         self.number = number
+        self._processes = processes
         self.port = 0
         self.workers: dict[int, int] = {}
         """Process ids, by number."""
@@ -54,7 +55,7 @@ class Gateway:
     async def run(self, config: Path, task_status: trio.TaskStatus[None] = trio.TASK_STATUS_IGNORED) -> None:
         """Until it ends; has started when it listens."""
         command = [sys.executable, "-m", "onwards_trio", "serve", "-f", config, "--host", "127.0.0.1", "-p", "0"]
-        command += ["--no-metrics", "--no-watch", "--log-format", "json", "--workers", WORKERS]
+        command += ["--no-metrics", "--no-watch", "--log-format", "json", "--workers", self._processes]
         self.process = await trio.lowlevel.open_process([*map(str, command)], stderr=subprocess.PIPE)
         rest = b""
         try:
@@ -62,7 +63,7 @@ class Gateway:
                 *lines, rest = (rest + data).split(b"\n")
                 for line in lines:
                     self._read(line.decode())
-                    if self.port and self.ready >= WORKERS:
+                    if self.port and (self._processes == 1 or self.ready >= self._processes):
                         task_status.started()
                         task_status = trio.TASK_STATUS_IGNORED
                 self._changed.set()
