@@ -1,10 +1,11 @@
 """The status page as people see it, in a browser, of the real program while a provider fails and recovers."""
 
+import hashlib
 import json
 import re
 import threading
 import time
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
@@ -12,6 +13,7 @@ import pytest
 
 from tests.browser_support import Browser, browser, needs_browser
 from tests.trio.program_support import read_until, running
+from tests.trio.store_support import needs_server, store_server
 
 pytestmark = [pytest.mark.browser, needs_browser]
 
@@ -97,7 +99,8 @@ class Gateway:
 
 
 @contextmanager
-def gateway(tmp_path, first: Provider, second: Provider):
+def gateway(tmp_path, first: Provider, second: Provider, **more: object):
+    """more: of its config."""
     base, credential = SECRETS["the provider's path"], SECRETS["a provider's key"]
     pool = {
         "strategy": "priority",
@@ -110,7 +113,7 @@ def gateway(tmp_path, first: Provider, second: Provider):
     }
     definition = {"key": SECRETS["a client's key"], "rate_limit": {"requests_per_second": 100, "burst_size": 500}}
     (tmp_path / "config.json").write_text(
-        json.dumps({"targets": {"chat": pool}, "auth": {"key_definitions": {"team": definition}}})
+        json.dumps({"targets": {"chat": pool}, "auth": {"key_definitions": {"team": definition}}, **more})
     )
     (tmp_path / "key").write_text(SECRETS["the metrics key"])
     arguments = ("-f", tmp_path / "config.json", "--host", "127.0.0.1", "-p", 0, "--metrics-port", 0)
@@ -129,6 +132,9 @@ TEXT = "document.body.innerText"
 HEADLINE = "document.querySelector('.headline').textContent"
 STATES = "[...document.querySelectorAll('.providers .badge')].map((badge) => badge.textContent)"
 FOCUS = "[document.activeElement.textContent, getComputedStyle(document.activeElement).outlineStyle]"
+IN_FORCE = """[...document.querySelectorAll('.facts > div')]
+.filter((fact) => fact.querySelector('dt').textContent === 'Among all who share limits')
+.flatMap((fact) => [...fact.querySelectorAll('dd > div')].map((line) => line.textContent))"""
 CHARTS = "[...document.querySelectorAll('svg:not([aria-hidden])')].map((chart) => chart.getAttribute('aria-label'))"
 CONTRASTS = """
 const channel = (value) => value <= 0.03928 * 255 ? value / 255 / 12.92 : ((value / 255 + 0.055) / 1.055) ** 2.4;
@@ -224,6 +230,36 @@ def test_a_failed_reload(window, tmp_path) -> None:
         assert "targets.chat.url: expected" in window.text()
         assert SECRETS["a client's key"] not in window.run("return document.documentElement.outerHTML")
         check_how_it_looks(window)
+
+
+@needs_server
+def test_a_rollout(window, tmp_path) -> None:
+    """While two gateways with one store have different configs, the page says so and which of them has which; once
+    they have the same, it is gone, without the page being loaded again."""
+    folders = [tmp_path / name for name in ("one", "other")]
+    for folder in folders:
+        folder.mkdir()
+    with store_server(tmp_path / "store") as store, providers(2) as (first, second), ExitStack() as stack:
+        state = {"url": store.url, "lease_seconds": 2}
+        (one, process), (_, other) = (
+            stack.enter_context(gateway(folder, first, second, state=state, strict_mode=strict))
+            for folder, strict in zip(folders, (False, True), strict=True)
+        )
+        window.look(width=320)
+        window.open(one.url)
+        window.wait_for(f"{HEADLINE} === 'Not all processes have the same config in force'")
+        shown = window.wait_for(f"{IN_FORCE}.length === 2 && {IN_FORCE}")
+        files = [(folder / "config.json").read_bytes() for folder in folders]
+        assert sorted(re.fullmatch(r"(\w{16}) in 1: .+-(\d+)-\w+", line).groups() for line in shown) == sorted(
+            (hashlib.sha256(file).hexdigest()[:16], str(each.pid))
+            for file, each in zip(files, (process, other), strict=True)
+        )
+        check_how_it_looks(window)
+        window.run("window.loaded = true")
+
+        (folders[1] / "config.json").write_bytes(files[0])
+        window.wait_for(f"{HEADLINE} === 'All is well' && {IN_FORCE}.length === 0")
+        assert window.run("return window.loaded"), "the page was loaded again"
 
 
 def test_by_keyboard_and_by_ear(window, tmp_path) -> None:
