@@ -117,6 +117,24 @@ def test_scripts_decide_as_the_core_does(server, batches):
     trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
 
 
+MANY_BEATS = st.builds(
+    Beat,
+    process=st.integers(0, LISTED + 3).map("process {}".format),
+    lease=st.sampled_from([3_000, 10**7, 10**7, 10**7]),
+    out_for=st.just(0),
+    grace=st.just(0),
+    config=st.integers(0, 4).map(str),
+)
+
+
+@given(st.lists(st.lists(MANY_BEATS, min_size=10, max_size=40), min_size=1, max_size=4))
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+def test_rollouts_are_told_as_the_core_does(server, batches):
+    """While many processes come, leave, and change their configs."""
+    server.ask("FLUSHALL")
+    trio.run(held_to_the_core, RedisStore(config(server.url)), batches)
+
+
 def test_many_configs_are_told_as_the_core_does(server):
     """Also where there are more of them, or more processes with one, than are listed."""
     server.ask("FLUSHALL")

@@ -1,6 +1,7 @@
 -- Beat, as `LeaseStore._beat` has it.
 -- KEYS: about the store: `name`, `opens_at`; when processes were last heard; how long they are taken for alive; since
--- when they are there; their configs; who is left out, until when; what load each process has told of, packed; the sum.
+-- when they are there; their entries in the last one; who is left out, until when; what load each process has told of,
+-- packed; the sum; who has which config.
 local process, lease, out_for, grace, config = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local listed, loads_from = tonumber(ARGV[6]), 8 + 2 * ARGV[7]
 local clock = redis.call('TIME')
@@ -14,6 +15,36 @@ local function forget_load(of)
         if redis.call('HINCRBY', KEYS[8], identity, -count) <= 0 then redis.call('HDEL', KEYS[8], identity) end
     end
     redis.call('HDEL', KEYS[7], of)
+end
+
+-- Who has which config. A thousand processes beat a thousand times a second, so none of them may look at all others:
+-- KEYS[9] keeps two kinds of entries, each kind in the order in which they are told. `p CONFIG SINCE PROCESS`: those with
+-- a config stand together, the oldest first. `c LEFT SINCE CONFIG`: LEFT is a million less the number of its processes,
+-- SINCE the age of the oldest, so the commonest comes first. A config is a word.
+local function having(of) return '[p ' .. of .. ' ', '(p ' .. of .. '!' end
+
+local function place(of)
+    local from, to = having(of)
+    local oldest = redis.call('ZRANGEBYLEX', KEYS[9], from, to, 'LIMIT', 0, 1)[1]
+    if not oldest then return nil end
+    local left = 1000000 - redis.call('ZLEXCOUNT', KEYS[9], from, to)
+    return string.format('c %06d %s %s', left, oldest:match('^p %S* (%d+)'), of)
+end
+
+local function change(entry, command, ...)
+    local its = entry:match('^p (%S*)')
+    local before = place(its)
+    redis.call(command, KEYS[9], ...)
+    local after = place(its)
+    if before then redis.call('ZREM', KEYS[9], before) end
+    if after then redis.call('ZADD', KEYS[9], 0, after) end
+end
+
+local function forget_config(of)
+    local entry = redis.call('HGET', KEYS[5], of)
+    if not entry then return end
+    change(entry, 'ZREM', entry)
+    redis.call('HDEL', KEYS[5], of)
 end
 
 local name = redis.call('HGET', KEYS[1], 'name')
@@ -35,16 +66,21 @@ end
 redis.call('HSET', KEYS[1], 'opens_at', digits(opens_at))
 
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now))) do
+    forget_config(dead)
+    forget_load(dead)
     redis.call('ZREM', KEYS[2], dead)
     redis.call('ZREM', KEYS[3], dead)
     redis.call('ZREM', KEYS[4], dead)
-    redis.call('HDEL', KEYS[5], dead)
-    forget_load(dead)
 end
 redis.call('ZADD', KEYS[2], digits(now), process)
 redis.call('ZADD', KEYS[3], digits(now + lease), process)
 redis.call('ZADD', KEYS[4], 'NX', digits(now), process)
-redis.call('HSET', KEYS[5], process, config)
+local entry = string.format('p %s %016.0f %s', config, redis.call('ZSCORE', KEYS[4], process), process)
+if redis.call('HGET', KEYS[5], process) ~= entry or not redis.call('ZSCORE', KEYS[9], entry) then
+    forget_config(process)
+    change(entry, 'ZADD', 0, entry)
+    redis.call('HSET', KEYS[5], process, entry)
+end
 
 for index = 8, loads_from - 1, 2 do
     local until_ = now + tonumber(ARGV[index + 1])
@@ -63,33 +99,20 @@ if loads_from < #ARGV then
     end
     redis.call('HSET', KEYS[7], process, cmsgpack.pack(mine))
 end
-for index = 1, 8 do redis.call('EXPIRE', KEYS[index], 86400) end
+for index = 1, 9 do redis.call('EXPIRE', KEYS[index], 86400) end
 
-local counts, different = {}, 0
-for _, each in ipairs(redis.call('HVALS', KEYS[5])) do
-    if not counts[each] then counts[each], different = 0, different + 1 end
-    counts[each] = counts[each] + 1
-end
-local in_force = {{config, counts[config], {}}}
-if different > 1 then
-    -- In the order in which the oldest process of each came; then the commonest first.
-    local of, all, having = {}, redis.call('HGETALL', KEYS[5]), {}
-    for index = 1, #all, 2 do of[all[index]] = all[index + 1] end
-    in_force = {}
-    for _, each in ipairs(redis.call('ZRANGE', KEYS[4], 0, -1)) do
-        local its = of[each]
-        if not having[its] then
-            having[its] = {its, counts[its], {}, #in_force}
-            in_force[#in_force + 1] = having[its]
+local different = redis.call('ZLEXCOUNT', KEYS[9], '[c', '(d')
+local in_force = {}
+for index, each in ipairs(redis.call('ZRANGEBYLEX', KEYS[9], '[c', '(d', 'LIMIT', 0, listed)) do
+    local left, its = each:match('^c (%d+) %d+ (.*)')
+    local names = {}
+    if different > 1 then
+        local from, to = having(its)
+        for number, its_entry in ipairs(redis.call('ZRANGEBYLEX', KEYS[9], from, to, 'LIMIT', 0, listed)) do
+            names[number] = its_entry:match('^p %S* %d+ (.*)')
         end
-        local names = having[its][3]
-        if #names < listed then names[#names + 1] = each end
     end
-    table.sort(in_force, function(one, other)
-        if one[2] ~= other[2] then return one[2] > other[2] end
-        return one[4] < other[4]
-    end)
-    while #in_force > listed do table.remove(in_force) end
+    in_force[index] = {its, 1000000 - left, names}
 end
 local absences = redis.call('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES')
 for index = 2, #absences, 2 do absences[index] = digits(tonumber(absences[index]) - now) end

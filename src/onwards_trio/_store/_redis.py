@@ -52,7 +52,7 @@ _SCRIPTS: Final = {
 }
 
 
-_BEAT_KEYS: Final = ("store", "heard", "alive", "since", "configs", "absences", "loads", "load")
+_BEAT_KEYS: Final = ("store", "heard", "alive", "since", "configs", "absences", "loads", "load", "rollout")
 
 
 @attrs.frozen
