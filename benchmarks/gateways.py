@@ -152,10 +152,23 @@ async def ready(gateway: Running) -> None:
             await asyncio.sleep(0.005)
 
 
-_LIMITS = {
-    "rate_limit": {"requests_per_second": 1_000_000, "burst_size": 1_000_000},
-    "concurrency_limit": {"max_concurrent_requests": 100_000},
-}
+async def listening(process: Running) -> None:
+    """Wait until it takes connections."""
+    async with asyncio.timeout(60):
+        while True:
+            with suppress(OSError):
+                _, writer = await asyncio.open_connection(HOST, process.port)
+                writer.close()
+                return
+            await asyncio.sleep(0.005)
+
+
+_LIMITS: Mapping[str, Any] = MappingProxyType(
+    {
+        "rate_limit": {"requests_per_second": 1_000_000, "burst_size": 1_000_000},
+        "concurrency_limit": {"max_concurrent_requests": 100_000},
+    }
+)
 
 
 def config(
@@ -166,13 +179,14 @@ def config(
     aliases: int = 0,
     keys: int = 0,
     elsewhere: int = 0,
-    limited: bool = True,
+    limits: Mapping[str, Any] = _LIMITS,
     store: Running | None = None,
 ) -> str:
     """A real one: a key with limits, a pool with limits, weighted providers with credentials and models, fallback.
 
     aliases, keys, elsewhere: how many aliases, keys, and providers of another pool there are beside those in use.
-    limited: with limits. store: where these are; None: in the process, or the parent of several.
+    limits: of the pool; the key has ample ones if it has any. store: where these are; None: in the process, or the
+    parent of several.
     """
     urls = [f"http://{HOST}:{port}/v1/" for port in stub.working]
     if tls:
@@ -188,7 +202,6 @@ def config(
         }
         for number, url in enumerate(urls)
     ]
-    limits = _LIMITS if limited else {}
     pool = {
         "keys": ["alice"],
         "providers": providers,
@@ -205,7 +218,7 @@ def config(
             "http_pool": {"max_idle_per_host": 1000},  # as nginx here; with 100, 1,000 clients have it reconnect
             "auth": {
                 "global_keys": [f"sk-{number}" for number in range(keys)],
-                "key_definitions": {"alice": {"key": CLIENT_KEY, **limits}},
+                "key_definitions": {"alice": {"key": CLIENT_KEY, **(_LIMITS if limits else {})}},
             },
             "targets": {ALIAS: pool, CLEAN_ALIAS: {**pool, "sanitize_response": True}, **others},
         }
@@ -243,13 +256,13 @@ def limits_store(folder: Path) -> Iterator[Running]:
         yield running
 
 
-def scripts_run(store: Running) -> int:
-    """How many calls it has carried out. Each is a script."""
+def scripts_run(store: Running) -> tuple[int, int]:
+    """How many calls it has carried out, and the microseconds that these took. Each is a script."""
     with socket.create_connection((HOST, store.port), timeout=10) as client, client.makefile("rb") as lines:
         client.sendall(b"INFO commandstats\r\n")
         size = int(lines.readline()[1:])
-        found = re.search(rb"cmdstat_evalsha:calls=(\d+)", lines.read(size))
-    return int(found[1]) if found else 0
+        found = re.search(rb"cmdstat_evalsha:calls=(\d+),usec=(\d+)", lines.read(size))
+    return (int(found[1]), int(found[2])) if found else (0, 0)
 
 
 @contextmanager

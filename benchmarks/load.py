@@ -5,13 +5,14 @@ Each answer is checked: anything but status 200 and a whole body raises `WrongAn
 
 import asyncio
 import itertools
+import math
 import re
 import time
 from collections.abc import Callable, Iterable
 from typing import Self
 
 import attrs
-from messages import ANSWER_BODY, HOST, OK, STAMP_LENGTH, STAMP_START, STREAM_END
+from messages import ANSWER_BODY, HOST, OK, REFUSED, STAMP_LENGTH, STAMP_START, STREAM_END
 
 _PATIENCE = 60.0
 """Seconds that answers may be late before a run fails."""
@@ -78,6 +79,9 @@ class _Connection(asyncio.Protocol):
 class _Load:
     """Connections, and waiting until all is done or something went wrong. Each sends its messages in turns."""
 
+    _EXPECTED: tuple[bytes, ...] = (OK,)
+    """What an answer begins with."""
+
     def __init__(self, port: int, message: bytes, connections: int, *, others: Iterable[bytes] = ()) -> None:
         self._port = port
         self._messages = [message, *others]
@@ -124,7 +128,7 @@ class _Load:
             self._done.set_result(None)
 
     def _check(self, answer: bytes) -> None:
-        if not answer.startswith(OK[: len(answer)]):
+        if not answer.startswith(tuple(begin[: len(answer)] for begin in self._EXPECTED)):
             self._fail(answer.decode("latin-1"))
 
 
@@ -141,19 +145,20 @@ class Requests(_Load):
         self._idle: list[_Connection] | None = None if per_second is None else list(self._connections)
         self._late: list[float] = []  # when the requests were due that no connection was free for
         started = time.perf_counter()
-        self._until = started + seconds
         if per_second is None:
+            self._until = started + seconds
             for connection in self._connections:
                 self._send(connection)
         else:
-            await self._pace(self._idle or [], started, per_second)
+            self._until = math.inf  # Until all have been sent, no answer is the last one.
+            await self._pace(self._idle or [], started, started + seconds, per_second)
         await self._finish(seconds)
         return Measured(len(self._delays), time.perf_counter() - started, self._delays)
 
-    async def _pace(self, idle: list[_Connection], started: float, per_second: float) -> None:
+    async def _pace(self, idle: list[_Connection], started: float, until: float, per_second: float) -> None:
         for number in itertools.count():
             due = started + number / per_second
-            if due >= self._until:
+            if due >= until:
                 break
             if (early := due - time.perf_counter()) > 0:
                 await asyncio.sleep(early)
@@ -173,11 +178,13 @@ class Requests(_Load):
 
     def _received(self, connection: _Connection, data: bytes) -> None:
         connection.buffer += data
-        if not connection.buffer.startswith(OK) or not _is_whole(connection.buffer):
+        if not connection.buffer.startswith(self._EXPECTED) or not _is_whole(connection.buffer):
             self._check(connection.buffer)
             return
+        self._answered(connection, time.perf_counter())
+
+    def _answered(self, connection: _Connection, now: float) -> None:
         connection.buffer = b""
-        now = time.perf_counter()
         self._delays.append(now - connection.started)
         self._under_way -= 1
         if self._idle is not None:
@@ -189,6 +196,22 @@ class Requests(_Load):
             self._send(connection)
         if not self._under_way and now >= self._until:
             self._succeed()
+
+
+class Limited(Requests):
+    """The same, where some may be refused by a limit."""
+
+    _EXPECTED = (OK, REFUSED)
+
+    def __init__(self, port: int, message: bytes, connections: int) -> None:
+        super().__init__(port, message, connections)
+        self.granted: list[float] = []
+        self.refused: list[float] = []
+        """When each was, by `time.perf_counter`."""
+
+    def _answered(self, connection: _Connection, now: float) -> None:
+        (self.granted if connection.buffer.startswith(OK) else self.refused).append(now)
+        super()._answered(connection, now)
 
 
 class Streams(_Load):

@@ -7,6 +7,7 @@ ALIAS = "chat"
 CLEAN_ALIAS = "chat-clean"
 CLIENT_KEY = "sk-benchmark-client"
 OK = b"HTTP/1.1 200 "
+REFUSED = b"HTTP/1.1 429 "
 
 # The message tells the stub how to answer, since all gateways pass that on: `stub-stream EVENTS INTERVAL` with a
 # stream, `stub-delay SECONDS` late, `stub-size BYTES` with so many bytes.

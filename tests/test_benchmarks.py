@@ -30,7 +30,7 @@ def test_measures_all_scenarios_and_says_what_it_found(tmp_path: Path) -> None:
     measured = {case["scenario"]: case for case in report["cases"] if case["gateway"] == "onwards"}
     assert {"request", "latency", "overhead", "stream", "sanitized-stream", "first-byte", "large-body"} <= set(measured)
     assert {"connections", "tls", "fallback", "codec", "config-size", "operators", "memory", "startup"} <= set(measured)
-    assert {"shared-limits", "workers"} <= set(measured)
+    assert {"shared-limits", "shifting-demand", "workers"} <= set(measured)
     assert measured["request"]["runs"][0].keys() == {"CPU µs", "requests/s", "p50 ms", "p99 ms"}
     assert min(measured["request"]["runs"][0].values()) > 0
     asked = {case["case"]: case["runs"][0] for case in report["cases"] if case["scenario"] == "shared-limits"}
@@ -38,6 +38,12 @@ def test_measures_all_scenarios_and_says_what_it_found(tmp_path: Path) -> None:
     assert asked["two workers, in their parent"]["trips/request"] > 0
     if "in the store" in asked:
         assert asked["in the store"]["calls/request"] >= asked["in the store"]["trips/request"] > 0
+        signs = [case["runs"] for case in report["cases"] if case["scenario"] == "signs-of-life"]
+        assert len(signs) == 9
+        assert min(run["µs/sign"] for runs in signs for run in runs) > 0
+    granted = [case["runs"][0] for case in report["cases"] if case["scenario"] == "shifting-demand"]
+    assert len(granted) == (4 if "in the store" in asked else 2)
+    assert min(run["% of the rate granted"] for run in granted) > 0
     assert "tls, TLS to the provider, onwards / plain" in report["ratios"]
     assert "| request | 1 connection | onwards | " in done.stdout
 

@@ -20,7 +20,7 @@ end
 -- Who has which config. A thousand processes beat a thousand times a second, so none of them may look at all others:
 -- KEYS[9] keeps two kinds of entries, each kind in the order in which they are told. `p CONFIG SINCE PROCESS`: those with
 -- a config stand together, the oldest first. `c LEFT SINCE CONFIG`: LEFT is a million less the number of its processes,
--- SINCE the age of the oldest, so the commonest comes first. A config is a word.
+-- SINCE the age of the oldest, so the commonest comes first. A config is a word, SINCE has 16 digits.
 local function having(of) return '[p ' .. of .. ' ', '(p ' .. of .. '!' end
 
 local function place(of)
@@ -108,8 +108,8 @@ for index, each in ipairs(redis.call('ZRANGEBYLEX', KEYS[9], '[c', '(d', 'LIMIT'
     local names = {}
     if different > 1 then
         local from, to = having(its)
-        for number, its_entry in ipairs(redis.call('ZRANGEBYLEX', KEYS[9], from, to, 'LIMIT', 0, listed)) do
-            names[number] = its_entry:match('^p %S* %d+ (.*)')
+        for number, of in ipairs(redis.call('ZRANGEBYLEX', KEYS[9], from, to, 'LIMIT', 0, listed)) do
+            names[number] = of:sub(#its + 21)
         end
     end
     in_force[index] = {its, 1000000 - left, names}
