@@ -116,12 +116,12 @@ async def shifting_demand(setting: Setting) -> list[Case]:
     on; beside one gateway that asks nobody: how much of the rate is granted in those tenths of a second in which
     somebody is refused.
 
-    Misleading: no real demand moves as a whole and at once. A small bucket is full before a process that had to wait
-    for its core asks again, and what it can't hold is lost: so a busy machine tells something about itself.
+    Misleading: no real demand moves as a whole and at once. What a bucket can't hold while a process waits for its
+    core is lost, with a store and without: so a busy machine tells something about itself.
     """
     turn = min(1.0, 5 * setting.seconds)
     cases = []
-    for burst in (_RATE, _RATE // 100):
+    for burst in (_RATE, _RATE // 10):
         limits = {"rate_limit": {"requests_per_second": _RATE, "burst_size": burst}}
         variants: dict[str, dict[str, Any]] = {"one gateway": {"limits": limits}}
         with ExitStack() as opened:

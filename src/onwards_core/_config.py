@@ -314,13 +314,19 @@ class ServerConfig:
 class StateConfig:
     """Where limits are kept that several gateways share: Redis or Valkey."""
 
-    url: StoreUrlField = _field("redis://user:password@host:port/database; rediss for TLS; several hosts with commas.")
+    url: StoreUrlField | None = _field(
+        "redis://user:password@host:port/database; rediss for TLS; several hosts with commas. Only share_load alone"
+        " does without: it is for the workers of one gateway then.",
+        None,
+    )
     prefix: KeyPrefix = _field("What all keys begin with; gateways with the same one share their limits.", "onwards")
     lease_seconds: LeaseSeconds = _field("After which permits of a gateway that died are free again.", 10)
     on_loss: Annotated[OnLoss, choice(OnLoss)] = _field(
         "While it can't be reached: local, a share of each limit; refuse, nothing.", OnLoss.LOCAL
     )
-    share_load: Boolean = _field("Whether load is counted over all gateways, as some strategies go by it.", False)
+    share_load: Boolean = _field(
+        "Whether load is counted over all gateways and workers, as some strategies go by it.", False
+    )
     cluster: Boolean = _field("Whether it is a cluster, of which the URL names some nodes.", False)
     sentinel_master: Text | None = _field("Ask the sentinels that the URL names for the primary of this name.", None)
     sentinel_password: Password | None = _field("Of the sentinels; none if left out.", None)

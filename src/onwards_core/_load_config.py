@@ -24,6 +24,7 @@ from onwards_core._config import (
     PoolConfig,
     ProviderConfig,
     RoutingActionType,
+    StateConfig,
     Strategy,
     Target,
     TargetConfig,
@@ -195,13 +196,8 @@ def _problems(error: Exception, path: str) -> Iterator[str]:
 
 def _contradictions(file: ConfigFile) -> Iterator[str]:
     """What is wrong between values that are right in themselves."""
-    if (state := file.state) is not None:
-        if state.cluster and state.sentinel_master is not None:
-            yield "state.sentinel_master: expected none, since a cluster needs no sentinels"
-        if state.sentinel_password is not None and state.sentinel_master is None:
-            yield "state.sentinel_password: expected none, since there are no sentinels"
-        if state.cluster and parse_store_url(state.url.reveal()).database:
-            yield "state.url: expected no database, since a cluster has only one"
+    if file.state is not None:
+        yield from _contradictions_of_state(file.state)
     for alias, pool in file.targets.items():
         if not isinstance(pool, PoolConfig):
             continue
@@ -221,6 +217,17 @@ def _contradictions(file: ConfigFile) -> Iterator[str]:
         if pool.strategy is Strategy.AFFINITY and not pool.affinity:
             place = _path("targets", alias, "affinity")
             yield f"{place}: expected an object, since the strategy is affinity, got nothing"
+
+
+def _contradictions_of_state(state: StateConfig) -> Iterator[str]:
+    if state.url is None and state != StateConfig(share_load=True):
+        yield "state.url: expected a string, since only share_load alone does without, got nothing"
+    if state.cluster and state.sentinel_master is not None:
+        yield "state.sentinel_master: expected none, since a cluster needs no sentinels"
+    if state.sentinel_password is not None and state.sentinel_master is None:
+        yield "state.sentinel_password: expected none, since there are no sentinels"
+    if state.cluster and state.url is not None and parse_store_url(state.url.reveal()).database:
+        yield "state.url: expected no database, since a cluster has only one"
 
 
 # Fields of onwards that its users know, for which there is nothing here.

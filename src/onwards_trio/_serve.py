@@ -202,12 +202,14 @@ async def _measure_lag(observe: Callable[[float], None]) -> None:
 
 def _gateway(snapshot: Snapshot, worker: Worker | None) -> tuple[Gateway, Keeper | None]:
     """With what keeps the limits that it shares, if it does."""
-    shares = snapshot.state is not None or worker is not None
-    terms = lease_terms(snapshot.state) if shares else None
-    gateway = Gateway(snapshot, random=Random(), terms=terms)  # noqa: S311  # Spreads load, no more.
-    if snapshot.state is not None:
-        return gateway, keeper(gateway, snapshot.state)
-    return gateway, keeper_of_worker(gateway, worker.channel) if worker is not None else None
+    state, random = snapshot.state, Random()  # noqa: S311  # Spreads load, no more.
+    if state is not None and state.url is not None:
+        gateway = Gateway(snapshot, random=random, terms=lease_terms(state))
+        return gateway, keeper(gateway, state)
+    if worker is not None:
+        gateway = Gateway(snapshot, random=random, terms=lease_terms(state))
+        return gateway, keeper_of_worker(gateway, worker.channel)
+    return Gateway(snapshot, random=random), None
 
 
 async def _begin_sharing(store: Keeper, nursery: trio.Nursery) -> None:

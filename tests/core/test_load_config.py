@@ -19,6 +19,7 @@ from onwards_core import (
     RateLimit,
     Secret,
     Snapshot,
+    StateConfig,
     Strategy,
     TargetConfig,
     Url,
@@ -398,7 +399,8 @@ class TestContradictions:
 
 
 def test_a_store_is_of_one_kind():
-    """A cluster has neither sentinels nor databases; and what keys begin with can't disturb them."""
+    """A cluster has neither sentinels nor databases; what keys begin with can't disturb them; and without a store
+    there is nothing to say but that workers share their load."""
 
     def state(**fields):
         return problems({"targets": {}, "state": {"url": "redis://h", **fields}})
@@ -409,4 +411,10 @@ def test_a_store_is_of_one_kind():
     ]
     assert state(sentinel_password="x") == ["state.sentinel_password: expected none, since there are no sentinels"]
     assert state(cluster=True, url="redis://h/1") == ["state.url: expected no database, since a cluster has only one"]
+    missing = ["state.url: expected a string, since only share_load alone does without, got nothing"]
+    alone = {"targets": {}, "state": {"share_load": True}}
+    assert load_config(json.dumps(alone).encode()).state == StateConfig(share_load=True)
+    for fields in ({}, {"share_load": False}, {"prefix": "onwards"}, {"share_load": True, "on_loss": "refuse"}):
+        assert problems({"targets": {}, "state": fields}) == missing
+    assert problems({"targets": {}, "state": {"cluster": True}}) == missing
     assert state(prefix="{a}") == ['state.prefix: expected letters, digits and any of _.:/-, got "{a}"']

@@ -201,6 +201,36 @@ def test_load_of_another_gateway(tmp_path: Path, providers: list[Provider]) -> N
             client.join()
 
 
+def test_load_of_another_worker(tmp_path: Path, providers: list[Provider]) -> None:
+    """The same between workers, by way of their parent: one of them gets all requests while the other one is stopped,
+    and then the other one, which has nothing under way, sends its own elsewhere as well."""
+    busy, idle = providers
+    config = config_of(providers, None, strategy="least_connections") | {"state": {"share_load": True}}
+    with gateways(tmp_path, config, 1, "--workers", "2") as (gateway,):
+        for each in providers:
+            each.go_on.clear()
+        os.kill(gateway.workers[0], signal.SIGSTOP)
+        clients = [threading.Thread(target=gateway.ask) for _ in range(24)]
+        for client in clients:
+            client.start()
+        until(lambda: busy.count + idle.count == 24)
+        assert (busy.count, idle.count) == (12, 12)
+        os.kill(gateway.workers[0], signal.SIGCONT)
+        idle.go_on.set()
+        calls = trips_of(gateway)
+        until(lambda: trips_of(gateway) >= calls + 8)  # Both have given signs of life since.
+        assert [gateway.ask() for _ in range(12)] == [200] * 12
+        assert (busy.count, idle.count) == (12, 24)
+        busy.go_on.set()
+        for client in clients:
+            client.join()
+
+
+def trips_of(gateway: Gateway) -> float:
+    """How often its workers have asked their store: without limits only for signs of life."""
+    return float(re.search(r"^onwards_store_calls_total (.*)$", gateway.tells("/metrics")[1], re.MULTILINE)[1])
+
+
 def load_told(store: StoreServer) -> int:
     """What the store knows of all load."""
     return sum(int(word) for word in store.ask("HVALS", "{onwards}load").split() if word.isdecimal())

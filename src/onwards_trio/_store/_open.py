@@ -11,8 +11,8 @@ from onwards_trio._store._keeper import Keeper
 
 
 def lease_terms(state: StateConfig | None) -> LeaseTerms:
-    """For this process, under a name that tells people where it runs and that no other has. None: a worker without
-    another store than its parent."""
+    """For this process, under a name that tells people where it runs and that no other has. None: a worker whose
+    parent has the store, with nothing to configure."""
     name = f"{socket.gethostname()}-{os.getpid()}-{secrets.token_hex(4)}"
     if state is None:
         return LeaseTerms(name)
@@ -20,7 +20,7 @@ def lease_terms(state: StateConfig | None) -> LeaseTerms:
 
 
 def keeper(gateway: Gateway, state: StateConfig) -> Keeper:
-    """For a gateway with `lease_terms`. Raises `ConfigError` where the library is missing."""
+    """For a gateway with `lease_terms`, and a URL. Raises `ConfigError` where the library is missing."""
     try:
         from onwards_trio._store._redis import RedisStore  # noqa: PLC0415  # only who uses it has to have it
     except ImportError:

@@ -71,6 +71,7 @@ class RedisStore:
     """A store in Redis or Valkey, as the config has it."""
 
     def __init__(self, config: StateConfig) -> None:
+        assert config.url is not None  # or there is no store
         self._config = config
         self._url = parse_store_url(config.url.reveal())
         self._parts = _PARTS if config.cluster else 1
