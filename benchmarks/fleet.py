@@ -61,10 +61,11 @@ class Scenario:
     """How large the limit is."""
     faults: bool = False
 
-    def limit(self, demand: float) -> Limit:
-        """demand: requests a second, of all."""
+    def limit(self, demand: float, burst: float) -> Limit:
+        """demand: requests a second, of all. burst: what a bucket holds, in seconds of its rate."""
         if self.kind == "rate":
-            return Limit("pool", Rate.per_second(max(1, round(demand * self.of_demand))))
+            rate = max(1, round(demand * self.of_demand))
+            return Limit("pool", Rate.per_second(rate, max(1, round(rate * burst))))
         return Limit("pool", permits=max(1, round(demand * DURATION * self.of_demand)))
 
 
@@ -168,11 +169,11 @@ class Fleet:
     """Replicas, their store, and what is counted. alone: all of them are one process that asks nobody."""
 
     def __init__(
-        self, scenario: Scenario, replicas: int, demand: float, delay: float, seed: int, *, alone: bool
+        self, scenario: Scenario, replicas: int, demand: float, delay: float, burst: float, seed: int, *, alone: bool
     ) -> None:
         self.at = 0
         self.scenario, self.demand, self.delay = scenario, demand, delay
-        self.limit = scenario.limit(demand)
+        self.limit = scenario.limit(demand, burst)
         # Two of them, so that the requests are the same with a store and without.
         self.requests = random.Random(f"{seed} requests")
         self.network = random.Random(f"{seed} network")
@@ -356,7 +357,7 @@ class Fleet:
 
 def measure(scenario: Scenario, replicas: int, options: argparse.Namespace) -> dict[str, Any]:
     fleet, alone = (
-        Fleet(scenario, replicas, options.demand, options.delay / 1000, options.seed, alone=alone)
+        Fleet(scenario, replicas, options.demand, options.delay / 1000, options.burst, options.seed, alone=alone)
         for alone in (False, True)
     )
     fleet.run(options.seconds)
@@ -438,6 +439,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--demand", type=float, default=10_000.0, help="requests a second, of all (10000)")
     parser.add_argument("--seconds", type=float, default=2.0, help="of virtual time that are measured (2)")
     parser.add_argument("--delay", type=float, default=0.5, help="milliseconds to the store, one way, on average (0.5)")
+    parser.add_argument("--burst", type=float, default=1.0, help="what a bucket holds, in seconds of its rate (1)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument(
         "--out", type=Path, default=Path(__file__).parent / "results", help="where fleet.json and fleet.svg go"

@@ -116,7 +116,8 @@ class Tokens:
         if elapsed > 0:
             self._demand += min(1.0, elapsed / _RECENT) * (self._taken / elapsed - self._demand)
             self._taken, self._since = 0, now
-        lasts = self.lifetime * _HORIZON
+        # What comes too late to be used is lost to all, so less is wanted of a store that is slow.
+        lasts = max(0.0, min(self.lifetime * _HORIZON, self.lifetime - trip))
         self._low = int(self._demand * min(max(lasts * _LOW, trip), lasts * _LOW_AT_MOST))
         return int(self._demand * lasts)
 
