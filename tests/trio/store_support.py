@@ -92,7 +92,7 @@ class StoreServer:
                     client.sendall(f"{' '.join(words)}\r\n".encode())
                     line, _, text = client.recv(65536).decode().partition("\r\n")
                     return text.strip() if line.startswith(("$", "*")) else line
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, ConnectionResetError):  # A sentinel resets those of whom it promotes.
                 time.sleep(0.02)
         raise AssertionError("the server does not come up")
 
