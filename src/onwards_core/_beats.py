@@ -51,7 +51,8 @@ class Beats:
             self._told = {name: count for name, count in self._held.items() if name.startswith("provider ")}
             loads = tuple(Load(*each) for each in self._told.items())
         lease = round(terms.lease * _MICRO)
-        return Beat(terms.process, lease, out_for, grace, config, self._health.absences(now), loads)
+        knew = self.last.store if self.last is not None else ""
+        return Beat(terms.process, lease, out_for, grace, config, knew, self._health.absences(now), loads)
 
     def heard(self, reply: Beaten, now: float) -> None:
         self.last = reply

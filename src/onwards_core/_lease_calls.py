@@ -89,7 +89,7 @@ class HoldPermits:
     """More, if all that is wanted was there."""
     lease: int
     grace: int
-    """As for `Beat`."""
+    """As for `Beat`. Whoever holds permits, or asks for some, has heard a store."""
 
 
 @attrs.frozen
@@ -101,7 +101,7 @@ class PermitsHeld:
     contended: bool
     """Whether somebody did not get what was wanted, within the last second."""
     opens_in: int
-    """How long to hold everything back: the store has lost its data, and does not know what others hold."""
+    """How long nobody gets any: the store has lost its data, and does not know what others hold."""
     over: int
     """By how much all together are beyond the limit: it became lower, or a process came back that was taken for dead.
     So many permits are not to be used again."""
@@ -150,6 +150,8 @@ class Beat:
     within that time what is held."""
     config: str
     """What tells its config from others."""
+    knew: str = ""
+    """The store that it heard last. Another one: this one does not know all permits that are lent. Empty: none."""
     absences: tuple[Absence, ...] = ()
     loads: tuple[Load, ...] = ()
     """Its own."""
@@ -165,6 +167,8 @@ class Beaten:
     """Among them, by age."""
     opens_in: int
     """How long to hold everything back; 0: not at all."""
+    permits_in: int
+    """How long nobody gets a permit: at least as long. The store has lost its data, and who is silent may hold some."""
     configs: int
     """How many different ones the processes have."""
     in_force: tuple[InForce, ...]

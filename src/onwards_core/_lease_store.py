@@ -10,6 +10,11 @@ they are worth. That is what `now + lifetime` sees to: what is nearly full gives
 that come back are worth what they cost, less the time that has passed since: it may have refilled the bucket already.
 
 Permits: each process says how many it holds, and that counts until its lease is over.
+
+A store that is empty has two ways to be new. If all who come are new as well, nobody holds anything, and it waits for a
+moment only. If one of them knew another store, the data is lost. Who is well says within that moment what it holds and
+used; who is silent can't, but what it was lent is over after a lease. So rates go on after that moment, and nobody is
+given a permit until a lease after the first call.
 """
 
 from collections import Counter
@@ -57,13 +62,14 @@ class _Process:
 class LeaseStore:
     """`apply` each call; `prune` now and then.
 
-    name: tells it from another one; processes that hear a new one say again what they hold. None: it is given by who
-    comes first, and then everybody holds back until all had the time to say what they still hold.
+    name: tells it from another one; processes that hear a new one say again what they hold. None: it is the moment of
+    the first call, and then everybody holds back until all had the time to say what they still hold.
     """
 
     def __init__(self, name: str | None = None) -> None:
         self._name = name
-        self._opens_at = None if name is None else 0
+        self._began = self._opens_at = self._permits_at = 0
+        """When it was first called; from when on it gives anything, and permits, which is not earlier."""
         self._full_at: dict[str, int] = {}
         self._permits: dict[str, dict[str, _Held]] = {}
         self._refused_at: dict[str, int] = {}
@@ -110,9 +116,8 @@ class LeaseStore:
         holders = self._permits.setdefault(call.identity, {})
         for process in [process for process, held in holders.items() if held.until <= now]:
             del holders[process]
-        if self._opens_at is None:
-            self._opens_at = now + call.grace
-        opens_in = max(0, self._opens_at - now)
+        self._meet(call, now, knew_another=self._name is None)
+        opens_in = max(0, self._permits_at - now)
         granted = stocked = 0
         mine = holders.get(call.process)
         others = sum(held.count for process, held in holders.items() if process != call.process)
@@ -127,14 +132,26 @@ class LeaseStore:
         contended = now - self._refused_at.get(call.identity, -CONTENDED) < CONTENDED
         return PermitsHeld(now, granted, stocked, contended, opens_in, max(0, others + mine.count - call.limit))
 
+    def _meet(self, call: HoldPermits | Beat, now: int, *, knew_another: bool) -> None:
+        if self._name is None:
+            self._name, self._began = str(now), now
+            self._opens_at = self._permits_at = now + call.grace
+        if knew_another:
+            self._permits_at = max(self._permits_at, self._began + call.lease)
+
     def _beat(self, call: Beat, now: int) -> Beaten:
         others = [process for name, process in self._processes.items() if name != call.process]
-        self._name = self._name or f"{call.process} {now}"
-        if self._opens_at is None:
-            self._opens_at = now + call.grace
-        elif call.out_for and now >= self._opens_at and not any(now - other.beat < call.out_for for other in others):
+        self._meet(call, now, knew_another=call.knew not in ("", self._name))
+        assert self._name is not None  # since they have met
+        if (
+            call.out_for
+            and others
+            and now >= self._opens_at
+            and not any(now - other.beat < call.out_for for other in others)
+        ):
             # Nobody was heard while it was out, so the store was away, for all of them.
-            self._opens_at = now + (call.grace if others else 0)
+            self._opens_at = now + call.grace
+            self._permits_at = max(self._permits_at, self._opens_at)
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
         mine = _Process(now, now + call.lease, call.config, call.loads)
         self._processes[call.process] = mine
@@ -148,6 +165,7 @@ class LeaseStore:
             len(self._processes),
             list(self._processes).index(call.process),
             max(0, self._opens_at - now),
+            max(0, self._permits_at - now),
             len({process.config for process in self._processes.values()}),
             tuple(self._in_force()),
             tuple(Absence(*key, until - now) for key, until in sorted(self._absences.items())),

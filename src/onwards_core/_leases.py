@@ -17,7 +17,8 @@ was stopped, or cut off, uses nothing that others may have got in the meantime.
                 permits beyond those lent only when the lease is over, since until then others may hold theirs. Without
                 `local`, or without a share, requests are refused (see `_share`).
     holding     The store is back, or lost its data, and lets nobody take anything until all had time to say what they
-                hold and what they used. Until then it is as if it were away.
+                hold and what they used. Until then it is as if it were away. Where it lost its data, nobody gets a
+                permit either until whatever was lent to those who are silent is over.
 
 Exchanges that are under way are never ended on the store's account. When a lease is over (the process was stopped, or
 alone cut off) others may have got its permits; as soon as it is in touch again, what it still holds counts, also
@@ -106,6 +107,8 @@ class LeasedLedger(Ledger):
         self._lost_at: float | None = None
         self._opens_at = 0.0
         """When everybody may take something again, at the latest."""
+        self._permits_at = 0.0
+        """The same, for permits."""
         self._local_until = 0.0
         """The same, at the earliest."""
 
@@ -203,7 +206,7 @@ class LeasedLedger(Ledger):
             return None
         if not self.in_touch(now):
             return self._local_permits_verdict(permits, used, limit.whose, now)
-        if permits.refused_until > now:
+        if max(permits.refused_until, self._permits_at) > now:
             return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, limit.whose)
         return _SHORT
 
@@ -358,15 +361,18 @@ class LeasedLedger(Ledger):
         for identity in identities:
             permits, used, need = self._permits[identity], self._held.get(identity, 0), needs.get(identity, 0)
             before = permits.count
-            if now >= permits.good_until:  # What was not in use may be others' by now.
-                permits.count = used if open_ or not self.terms.local else max(used, self._share.permits(permits.limit))
+            if now >= permits.good_until:  # Others may have got it by now, also what is in use.
+                mine = 0 if open_ or not self.terms.local else self._share.permits(permits.limit)
+                permits.count = max(used, mine)
+                permits.over = permits.count - mine
+            permits.drop_what_is_over(used)
             assert self.fleet is not None  # or nothing would be asked
-            if open_ and not need:
+            if open_ and now >= self._permits_at and not need:
                 permits.count -= permits.surplus(used, self.fleet.processes)
                 if now >= self._next_return - _LULL:
                     permits.peak = used
             permits.count = max(permits.count, used)
-            need = max(0, used + need - permits.usable) if need else 0
+            need = max(0, used + need - max(used, permits.usable)) if need else 0
             if need or permits.count != before or now >= permits.renew_at:
                 self._turn += 1
                 # At most a twentieth, that others may miss for a while.
@@ -441,25 +447,30 @@ class LeasedLedger(Ledger):
         back = self._lost_at is not None or (before is not None and before.store != reply.store)
         self._lost_at = None
         self._share.heard(reply, now)
-        self._hold_back(reply.opens_in, asked_at, now, before or reply, back=back)
-
-    def _hold_back(self, opens_in: int, asked_at: float, now: float, last: Beaten, *, back: bool) -> None:
-        """Nobody gets anything until all have said what they hold, and used. back: we have not, as we were out.
-
-        last: what was heard before.
-        """
         held_back = self._opens_at > now
-        if opens_in:
-            self._opens_at = now + opens_in / _MICRO
-            self._local_until = asked_at + opens_in / _MICRO
-        if back or (opens_in and not held_back):
+        if reply.opens_in:
+            self._opens_at = now + reply.opens_in / _MICRO
+            self._local_until = asked_at + reply.opens_in / _MICRO
+        if back or (reply.opens_in and not held_back):
+            # Nobody gets anything until all have said what they used, and hold.
             for bucket, tokens in self._tokens.items():
                 if tokens.local_full_at is not None:
-                    self._owe(bucket, tokens, last.now)
-            self._due_permits.update(self._permits)
-            for permits in self._permits.values():
-                permits.renew_at = 0.0
-            self._ask()
+                    self._owe(bucket, tokens, (before or reply).now)
+            self._say_permits()
+        self._hold_permits_back(reply.permits_in, now)
+
+    def _hold_permits_back(self, permits_in: int, now: float) -> None:
+        if permits_in:
+            if now >= self._permits_at:
+                self._say_permits()
+            self._permits_at = now + permits_in / _MICRO
+
+    def _say_permits(self) -> None:
+        """Whoever decides does not know, or not any more, what we hold."""
+        self._due_permits.update(self._permits)
+        for permits in self._permits.values():
+            permits.renew_at = 0.0
+        self._ask()
 
     def _tokens_taken(self, call: TakeTokens, reply: TokensTaken, tokens: Tokens, asked_at: float, now: float) -> None:
         tokens.owed = None
@@ -476,13 +487,13 @@ class LeasedLedger(Ledger):
     ) -> None:
         permits.count += reply.granted + reply.stocked
         permits.contended = reply.contended
-        permits.over = reply.over
+        # A store that does not know of all yet can't say that what was too much is not.
+        permits.over = max(permits.over, reply.over) if reply.opens_in else reply.over
         permits.good_until = asked_at + self.terms.lease * _DRIFT
         permits.renew_at = asked_at + self.terms.beat
         if reply.granted < call.wanted:
             permits.refused_until = now + _AGAIN
-        assert self.fleet is not None  # or nothing would have been asked
-        self._hold_back(reply.opens_in, asked_at, now, self.fleet, back=False)
+        self._hold_permits_back(reply.opens_in, now)
         if permits.count:
             self._holding.add(call.identity)
         else:

@@ -155,6 +155,12 @@ class Permits:
         """How many may be in use for another one to be given out."""
         return min(self.count - self.over, self.limit)
 
+    def drop_what_is_over(self, used: int) -> None:
+        """Others have it. A store that then loses its data would not know so, if it were told that it is held."""
+        dropped = min(self.over, max(0, self.count - used))
+        self.count -= dropped
+        self.over -= dropped
+
     def surplus(self, used: int, processes: int) -> int:
         """How many there are that others should have."""
         if self.over:

@@ -6,10 +6,10 @@ import attrs
 
 from onwards_core._beats import LeaseTerms
 from onwards_core._health import Health
-from onwards_core._lease_calls import Call, HoldPermits, Reply
+from onwards_core._lease_calls import Call, HoldPermits, Reply, TakeTokens
 from onwards_core._lease_store import LeaseStore
 from onwards_core._leases import LeasedLedger
-from onwards_core._ledger import Claim, Limit, Permit, Refusal
+from onwards_core._ledger import Claim, Limit, Permit, Rate, Refusal
 
 
 @attrs.define(eq=False)
@@ -99,12 +99,22 @@ class Fleet:
         """When the lease of permits is over, by identity and process."""
         self.forgotten: set[tuple[str, str]] = set()
         """The same that a store knew of which lost its data, as long as the new one was not told."""
+        self.knew: set[str] = set()
+        """Processes that heard a store which lost its data."""
+        self.short_until: int | None = None
+        """When a store that was empty may give out permits, if nobody has told it that there was another one; 0:
+        somebody has, and it waits until all leases are over."""
         self.duration = math.inf
         """How long exchanges take that begin now: microseconds."""
 
     def apply(self, calls: list[Call]) -> list[Reply]:
         replies = []
         for call in calls:
+            if not isinstance(call, TakeTokens):
+                if self.short_until is None:
+                    self.short_until = self.at + call.grace
+                if call.process in self.knew and self.at < self.short_until:
+                    self.short_until = 0
             replies.append(self.store.apply(call, self.at))
             if isinstance(call, HoldPermits):
                 self.leases[call.identity, call.process] = self.at + call.lease
@@ -118,20 +128,28 @@ class Fleet:
 
     def pass_time(self, microseconds: int) -> None:
         self.at += microseconds
+        if self.forgets():
+            for key in self.forgotten & self.leases.keys():
+                del self.leases[key]
         for exchange in self.exchanges:
             if self.leases.get((exchange.limit.identity, exchange.process.name), self.at) <= self.at:
                 exchange.written_off = True
+
+    def forgets(self) -> bool:
+        """Nobody but new processes has told the store what is held, in time: the others are taken for dead."""
+        return bool(self.short_until) and self.at >= self.short_until
 
     def lose_data(self) -> None:
         """What follows is a new beginning for rates. What was lent before is used up, or too old."""
         self.pass_time(50_000)
         self.store = LeaseStore()
+        self.forgotten |= set(self.leases)
+        self.knew |= {process.name for process in self.processes if process.ledger.fleet is not None}
+        self.short_until = None
         self.grants.clear()
 
     def granted(self, process: Process, permit: Permit, limit: Limit, at: int) -> None:
-        # Who does not say what is held while the new store waits for it is taken for dead.
-        opens_at = self.store._opens_at
-        is_forgotten = (limit.identity, process.name) in self.forgotten and opens_at is not None and self.at >= opens_at
+        is_forgotten = (limit.identity, process.name) in self.forgotten and self.forgets()
         self.exchanges.append(Exchange(process, permit, limit, is_forgotten, ends_at=self.at + self.duration))
         if limit.rate is not None:
             grants = self.grants.setdefault(limit.bucket, [])
@@ -159,3 +177,33 @@ class Fleet:
     def crash(self, process: Process) -> None:
         self.processes.remove(process)
         self.exchanges = [exchange for exchange in self.exchanges if exchange.process is not process]
+
+
+RATE = Limit("rate", Rate.per_second(100, 10))
+PERMITS = Limit("permits", permits=2)
+
+
+class Talker:
+    """Takes everything to the store at once."""
+
+    def __init__(self, ledger: LeasedLedger, store: LeaseStore | None = None) -> None:
+        self.ledger = ledger
+        self.store = store or LeaseStore("the store")
+
+    def talk(self, now: float) -> list:
+        calls = self.ledger.collect(now)
+        self.ledger.replied([self.store.apply(call, round(now * 1e6)) for call in calls], now)
+        return calls
+
+
+def ledger(**terms) -> LeasedLedger:
+    return LeasedLedger(LeaseTerms("p", **terms), Health())
+
+
+def in_touch(**terms) -> Talker:
+    """For long enough to have a share."""
+    talker = Talker(ledger(**terms))
+    talker.store._opens_at = -3_000_000
+    for at in (-3.0, -2.0, -1.0, 0.0):
+        talker.talk(at)
+    return talker

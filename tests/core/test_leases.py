@@ -24,35 +24,7 @@ from onwards_core._lease_store import KEPT, LeaseStore
 from onwards_core._ledger import Claim, Limit, Permit, Rate, Refusal
 from onwards_core._lent import Tokens
 from tests.core.gateway_support import chat, error_code, pool, snapshot
-
-RATE = Limit("rate", Rate.per_second(100, 10))
-PERMITS = Limit("permits", permits=2)
-
-
-class Talker:
-    """Takes everything to the store at once."""
-
-    def __init__(self, ledger: LeasedLedger, store: LeaseStore | None = None) -> None:
-        self.ledger = ledger
-        self.store = store or LeaseStore("the store")
-
-    def talk(self, now: float) -> list:
-        calls = self.ledger.collect(now)
-        self.ledger.replied([self.store.apply(call, round(now * 1e6)) for call in calls], now)
-        return calls
-
-
-def ledger(**terms) -> LeasedLedger:
-    return LeasedLedger(LeaseTerms("p", **terms), Health())
-
-
-def in_touch(**terms) -> Talker:
-    """For long enough to have a share."""
-    talker = Talker(ledger(**terms))
-    talker.store._opens_at = -3_000_000
-    for at in (-3.0, -2.0, -1.0, 0.0):
-        talker.talk(at)
-    return talker
+from tests.core.lease_support import PERMITS, RATE, Talker, in_touch, ledger
 
 
 def shared_gateway(targets) -> tuple[Gateway, Talker]:
@@ -221,7 +193,6 @@ def test_claims_that_came_while_the_store_was_asked_are_decided_when_it_holds_ba
     talker.ledger.replied([talker.store.apply(call, 2_000_000) for call in calls], 2.0)
     assert late.outcome == Refusal("concurrency_limit_exceeded", 1.0, "permits")
     assert not talker.ledger.in_touch(3.9)
-    assert LeaseStore().apply(HoldPermits("i", 5, "p", 1, 0, 1, 0, 10**7, 500), 0).opens_in == 500
     assert talker.ledger.in_touch(4.1)
 
 

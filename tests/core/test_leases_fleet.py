@@ -111,3 +111,29 @@ def test_promise_while_everybody_goes_on_by_itself(seed, limit):
                 run.pass_time(3.0)
     run.fleet.check_rates(limit)
     assert run.refused > 0
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("limit", [RATE, PERMITS], ids=lambda limit: limit.identity)
+def test_promise_while_some_are_silent_and_the_store_loses_its_data(seed, limit):
+    """Some are stopped for longer than the others wait, some for longer than a lease, and a new one may be the first to
+    find the store empty. Nobody is given what was lent to those who can't say so."""
+    run = Run(seed, limit, 4)
+    drawn, fleet = run.random, run.fleet
+    for _ in range(3):
+        run.pass_time(1.0, demand=600, duration=drawn.choice([0.05, 0.5, 5.0]))
+        run.stopped = set(drawn.sample(fleet.processes, drawn.randrange(1, 4)))
+        run.pass_time(drawn.choice([0.0, 0.3]), demand=600, duration=0.5)
+        fleet.check_rates(limit)
+        fleet.lose_data()
+        if drawn.random() < 0.5:
+            fleet.crash(next(process for process in fleet.processes if process not in run.stopped))
+            run.start()
+            run.talk(fleet.processes[-1])
+            if len(run.stopped) == 3:
+                run.stopped.pop()
+        run.pass_time(drawn.choice([0.5, 1.2, 1.8, 2.5]), demand=600, duration=0.5)
+        run.stopped.clear()
+        run.pass_time(2.5, demand=600, duration=0.5)
+    fleet.check_rates(limit)
+    assert run.refused > 0

@@ -159,12 +159,32 @@ class Refusing(RuleBasedStateMachine):
     def the_store_loses_its_data(self):
         self.fleet.check_rates(self.limit)
         self.fleet.lose_data()
-        self.fleet.forgotten |= set(self.fleet.leases)
-        self.fleet.leases.clear()  # Not everybody comes in time to say what is held.
         self.late.clear()
         for process in self.fleet.processes:
             if process.asked_at is not None:
                 process.lose()
+
+    @precondition(lambda self: len(self.fleet.processes) > 1)
+    @rule(data=st.data(), steps=st.integers(1, 16), new_first=st.booleans())
+    def the_store_loses_its_data_while_somebody_is_silent(self, data, steps, new_first):
+        """For longer or shorter than the others wait. Who is silent has what it was lent."""
+        silent = data.draw(st.sampled_from(self.fleet.processes))
+        for _ in range(10):
+            silent.request(self.limit)
+        self._talk(silent)
+        self.the_store_loses_its_data()
+        if new_first:
+            self.a_process_starts(offset=7, drift=0.0)
+            self._talk(self.fleet.processes[-1])
+        for _ in range(steps):
+            self.fleet.pass_time(200_000)
+            for process in self.fleet.processes:
+                if process is not silent:
+                    for _ in range(10):
+                        process.request(self.limit)
+                    self._talk(process)
+        for _ in range(5):
+            silent.request(self.limit)
 
     def teardown(self):
         self.fleet.check_rates(self.limit)

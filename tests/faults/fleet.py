@@ -283,9 +283,6 @@ class Fleet:
         alone = [(start, end - GRACE) for start, end in self.gateways[request.gateway].alone]
         absences = [*self.absences[request.gateway], *alone]
         ends += [dead for dead, back in _dead(absences) if request.seen < dead <= back]
-        # Nor does a store that has lost its data know of who does not come in time to say what is held.
-        unsaid = [opens for opens in self.refills if any(start < opens < end for start, end in absences)]
-        ends.append(first_after(unsaid, request.seen))
         # Who is cut off alone may have its share beside what others get.
         if any(dead <= request.seen <= back for dead, back in _dead(outside(alone, self.outages))):
             ends.append(request.seen)

@@ -25,7 +25,7 @@ from tests.trio.gateway_support import tcp_pair
 from tests.trio.program_support import read_until, running
 
 LEASE = 10_000_000
-BEAT = Beat("one", LEASE, 0, 0, "config", (Absence("open", "provider", 1000),))
+BEAT = Beat("one", LEASE, 0, 0, "config", absences=(Absence("open", "provider", 1000),))
 HOLD = HoldPermits("limit", 3, "one", 1, 0, 2, 1, LEASE, 0)
 TAKE = TakeTokens("bucket", Pace(1000, 1, 4000), 2, stock=1, lifetime=500)
 

@@ -6,13 +6,14 @@ import json
 import warnings
 from pathlib import Path
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 import trio
 from hypothesis import HealthCheck, given, settings
 
 from onwards_core import Config, StateConfig, load_config
-from onwards_core._lease_calls import LISTED, MOST, Absence, Beat, HoldPermits, Load, Pace, TakeTokens
+from onwards_core._lease_calls import LISTED, MOST, Absence, Beat, Beaten, HoldPermits, Load, Pace, TakeTokens
 from onwards_core._lease_store import LeaseStore
 from onwards_core._ledger import Rate
 from onwards_trio._store._redis import RedisStore
@@ -67,6 +68,7 @@ BEATS = st.builds(
     out_for=st.sampled_from([0, 1, 1_000, 10**6]),
     grace=st.sampled_from([0, 1, 1_000]),
     config=st.sampled_from(["", "one", "two"]),
+    knew=st.sampled_from(["", "another"]),
     absences=st.lists(
         st.builds(Absence, st.sampled_from(["open", "paused"]), st.sampled_from(["p 1", "p 2"]), st.integers(1, 10**7)),
         max_size=2,
@@ -103,7 +105,9 @@ async def held_to_the_core(store, batches):
     async with store.connected() as talk:
         for calls in batches:
             for call, reply in zip(calls, await talk(calls), strict=True):
-                assert model.apply(call, reply.now) == reply
+                # Each part of a cluster has a name of its own.
+                told = attrs.evolve(reply, store=reply.store.split()[0]) if isinstance(reply, Beaten) else reply
+                assert model.apply(call, reply.now) == told
 
 
 BATCHES = st.lists(st.lists(st.one_of(takes(), HOLDS, BEATS), min_size=1, max_size=6), min_size=1, max_size=8)
@@ -158,3 +162,32 @@ def test_a_cluster_decides_as_the_core_does(cluster, batches):
         warnings.simplefilter("ignore", ResourceWarning)  # coredis leaves streams of a cluster's connections open
         trio.run(held_to_the_core, store, [OPENED, *batches])
         gc.collect()
+
+
+async def what_a_lost_node_changes(store, node):
+    limits = [HoldPermits(f"limit {number}", 5, "a", 1, 0, 3, 0, 10**7, 0) for number in range(20)]
+    async with store.connected() as talk:
+        (first,) = await talk(OPENED)
+        (second,) = await talk([attrs.evolve(OPENED[0], knew=first.store)])
+        node.ask("FLUSHALL")
+        (new,) = await talk([Beat("new", 10**7, 0, 0, "")])
+        (third,) = await talk([attrs.evolve(OPENED[0], knew=first.store)])
+        return first, second, new, third, await talk(limits)
+
+
+@pytest.mark.filterwarnings("ignore:Unclosed:ResourceWarning")
+def test_a_node_of_a_cluster_that_loses_its_data(cluster):
+    """Its parts of the store have other names then. Of limits there, nobody gets a permit for a lease if somebody knew
+    them; the others go on."""
+    url = f"redis://127.0.0.1:{cluster[0].port}"
+    store = RedisStore(config(url, cluster=True, prefix=f"test-{next(PREFIXES)}"))
+    first, second, new, third, held = trio.run(what_a_lost_node_changes, store, cluster[2])
+    gc.collect()
+    assert first.store == second.store
+    assert (second.permits_in, new.permits_in) == (0, 0)
+    assert new.store == third.store != first.store
+    assert any(one == other for one, other in zip(first.store.split(), third.store.split(), strict=True))
+    assert 0 < third.permits_in <= 10**7
+    assert third.opens_in == 0
+    assert {reply.granted for reply in held} == {0, 3}
+    assert all((reply.opens_in > 0) == (reply.granted == 0) for reply in held)

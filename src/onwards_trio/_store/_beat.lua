@@ -1,9 +1,9 @@
 -- Beat, as `LeaseStore._beat` has it.
--- KEYS: about the store: `name`, `opens_at`; when processes were last heard; how long they are taken for alive; since
--- when they are there; their entries in the last one; who is left out, until when; what load each process has told of,
+-- KEYS: about the store: `name`, `opens_at`, `permits_at`; when processes were last heard; how long they are taken for alive;
+-- since when they are there; their entries in the last one; who is left out, until when; what load each process has told of,
 -- packed; the sum; who has which config.
 local process, lease, out_for, grace, config = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local listed, loads_from = tonumber(ARGV[6]), 8 + 2 * ARGV[7]
+local knew, listed, loads_from = ARGV[6], tonumber(ARGV[7]), 9 + 2 * ARGV[8]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local function digits(number) return string.format('%.0f', number) end
@@ -47,23 +47,18 @@ local function forget_config(of)
     redis.call('HDEL', KEYS[5], of)
 end
 
-local name = redis.call('HGET', KEYS[1], 'name')
-if not name then
-    name = process .. ' ' .. digits(now)
-    redis.call('HSET', KEYS[1], 'name', name)
-end
-local opens_at = tonumber(redis.call('HGET', KEYS[1], 'opens_at') or false)
+local name, opens_at, permits_at = unpack(redis.call('HMGET', KEYS[1], 'name', 'opens_at', 'permits_at'))
+if not name then name, opens_at, permits_at = digits(now), now + grace, now + grace end
+opens_at, permits_at = tonumber(opens_at), tonumber(permits_at)
+if knew ~= '' and knew ~= name then permits_at = math.max(permits_at, tonumber(name) + lease) end
 redis.call('ZREM', KEYS[2], process)
-if not opens_at then
-    opens_at = now + grace
-elseif out_for > 0 and now >= opens_at then
-    -- Somebody else was heard meanwhile: then the store was not away.
+if out_for > 0 and now >= opens_at and redis.call('ZCARD', KEYS[2]) > 0 then
     if redis.call('ZCOUNT', KEYS[2], '(' .. digits(now - out_for), '+inf') == 0 then
-        opens_at = now
-        if redis.call('ZCARD', KEYS[2]) > 0 then opens_at = now + grace end
+        opens_at = now + grace
+        permits_at = math.max(permits_at, opens_at)
     end
 end
-redis.call('HSET', KEYS[1], 'opens_at', digits(opens_at))
+redis.call('HSET', KEYS[1], 'name', name, 'opens_at', digits(opens_at), 'permits_at', digits(permits_at))
 
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now))) do
     forget_config(dead)
@@ -82,7 +77,7 @@ if redis.call('HGET', KEYS[5], process) ~= entry or not redis.call('ZSCORE', KEY
     redis.call('HSET', KEYS[5], process, entry)
 end
 
-for index = 8, loads_from - 1, 2 do
+for index = 9, loads_from - 1, 2 do
     local until_ = now + tonumber(ARGV[index + 1])
     local known = tonumber(redis.call('ZSCORE', KEYS[6], ARGV[index]) or 0)
     redis.call('ZADD', KEYS[6], digits(math.max(known, until_)), ARGV[index])
@@ -117,6 +112,6 @@ end
 local absences = redis.call('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES')
 for index = 2, #absences, 2 do absences[index] = digits(tonumber(absences[index]) - now) end
 return {
-    now, name, redis.call('ZCARD', KEYS[3]), redis.call('ZRANK', KEYS[4], process), math.max(0, opens_at - now), different,
-    in_force, absences, loads
+    name, math.max(0, opens_at - now), math.max(0, permits_at - now), now, redis.call('ZCARD', KEYS[3]),
+    redis.call('ZRANK', KEYS[4], process), different, in_force, absences, loads
 }

@@ -7,13 +7,14 @@ local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local CONTENDED = 1000000
 
-local opens_at = tonumber(redis.call('HGET', KEYS[1], 'opens_at') or false)
-if not opens_at then
-    opens_at = now + grace
-    redis.call('HSET', KEYS[1], 'opens_at', string.format('%.0f', opens_at))
+local permits_at = tonumber(redis.call('HGET', KEYS[1], 'permits_at') or false)
+if not permits_at then  -- Who asks for permits has heard a store: that was another one.
+    permits_at = now + math.max(grace, lease)
+    local function digits(number) return string.format('%.0f', number) end
+    redis.call('HSET', KEYS[1], 'name', digits(now), 'opens_at', digits(now + grace), 'permits_at', digits(permits_at))
 end
 redis.call('EXPIRE', KEYS[1], 86400)
-local opens_in = math.max(0, opens_at - now)
+local opens_in = math.max(0, permits_at - now)
 
 local total = tonumber(redis.call('HGET', KEYS[2], 'total') or 0)
 local function forget(name)

@@ -192,8 +192,13 @@ class _Connection:
             case HoldPermits():
                 return [self._permits(call)], _permits_held
             case Beat():
-                others = [_Command("touch", [f"{tag}store"], [call.grace]) for tag in self._tags[1:]]
-                return [self._beat(call), *others], _beaten
+                # Each part has a name of its own, since each may lose its data alone.
+                first, *others = call.knew.split() or [""] * len(self._tags)
+                touches = [
+                    _Command("touch", [f"{tag}store"], [call.grace, call.lease, knew])
+                    for tag, knew in zip(self._tags[1:], others, strict=True)
+                ]
+                return [self._beat(call, first), *touches], _beaten
 
     def _key(self, kind: str, identity: str) -> tuple[str, str]:
         """A limit's tag and key. Names of pools and keys don't go into the store."""
@@ -217,11 +222,11 @@ class _Connection:
         wish = [call.wanted, call.stock, call.lease, call.grace]
         return _Command("permits", [f"{tag}store", key, f"{key}:until"], [*account, *wish])
 
-    def _beat(self, call: Beat) -> _Command:
+    def _beat(self, call: Beat, knew: str) -> _Command:
         tag = self._tags[0]
         keys = [f"{tag}{name}" for name in _BEAT_KEYS]
         arguments: list[str | int] = [call.process, call.lease, call.out_for, call.grace, call.config]
-        arguments += [LISTED, len(call.absences)]
+        arguments += [knew, LISTED, len(call.absences)]
         for absence in call.absences:
             arguments += [f"{absence.kind} {absence.identity}", absence.time]
         for load in call.loads:
@@ -246,15 +251,16 @@ def _permits_held(results: list[Any]) -> PermitsHeld:
 
 
 def _beaten(results: list[Any]) -> Beaten:
-    now, store, processes, rank, opens_in, configs, in_force, absences, loads = results[0]
-    opens_in = max(opens_in, *(other[0] for other in results[1:]), 0)
+    now, processes, rank, configs, in_force, absences, loads = results[0][3:]
+    names, opens_in, permits_in = zip(*(part[:3] for part in results), strict=True)
     named = [(name.decode().split(" ", 1), int(time)) for name, time in zip(absences[::2], absences[1::2], strict=True)]
     return Beaten(
         now,
-        store.decode(),
+        b" ".join(names).decode(),
         processes,
         rank,
-        opens_in,
+        max(opens_in),
+        max(permits_in),
         configs,
         tuple(InForce(each[0].decode(), each[1], tuple(name.decode() for name in each[2])) for each in in_force),
         tuple(Absence(kind, identity, time) for (kind, identity), time in sorted(named)),
