@@ -147,15 +147,12 @@ class Replica:
             self._idle()
 
     def _lost(self) -> None:
-        """The first time, only the connection may be broken."""
+        """There was no answer in time."""
         assert isinstance(self.ledger, LeasedLedger)
         if self.alive:
             # Still under way: nothing is asked before the wait is over.
             self.applied_at = self.fleet.at
-            if self._failures:
-                self.ledger.lost(self.now)
-            else:
-                self.ledger.interrupted(self.now)
+            self.ledger.lost(self.now)
             delay = BACKOFF[min(self._failures, len(BACKOFF) - 1)]
             self._failures += 1
             self.fleet.schedule(self.fleet.at + delay, self._again)

@@ -28,6 +28,11 @@ class LeaseTerms:
         """Seconds between two signs of life."""
         return min(1.0, self.lease / 5)
 
+    @property
+    def pause(self) -> float:
+        """Seconds for which nothing is given out beyond what is lent when the store does not answer: it may be back."""
+        return self.beat / 4
+
 
 class Beats:
     """Call `beat` for what to tell, and `heard` with the reply.
@@ -45,14 +50,14 @@ class Beats:
         """Our load, as the others know it."""
         self._theirs: dict[str, int] = {}
 
-    def beat(self, now: float, out_for: int, grace: int, config: str) -> Beat:
+    def beat(self, now: float, out_for: int, grace: int, config: str, answered: int) -> Beat:
         terms, loads = self.terms, tuple[Load, ...]()
         if terms.share_load:
             self._told = {name: count for name, count in self._held.items() if name.startswith("provider ")}
             loads = tuple(Load(*each) for each in self._told.items())
         lease = round(terms.lease * _MICRO)
         knew = self.last.store if self.last is not None else ""
-        return Beat(terms.process, lease, out_for, grace, config, knew, self._health.absences(now), loads)
+        return Beat(terms.process, lease, out_for, grace, config, knew, answered, self._health.absences(now), loads)
 
     def heard(self, reply: Beaten, now: float) -> None:
         self.last = reply

@@ -144,7 +144,7 @@ class Beat:
     lease: int
     """After which the process is taken for dead, if it gives no other."""
     out_for: int
-    """How long ago it found out that the store did not answer; 0 if all is well."""
+    """How long ago it found out that the store did not answer; 0 if all is well, or if it used nothing by itself."""
     grace: int
     """How long the store is to hold everything back if it had been away, or has lost its data: everybody says
     within that time what is held."""
@@ -152,6 +152,8 @@ class Beat:
     """What tells its config from others."""
     knew: str = ""
     """The store that it heard last. Another one: this one does not know all permits that are lent. Empty: none."""
+    answered: int = 0
+    """When that last answered, by its clock."""
     absences: tuple[Absence, ...] = ()
     loads: tuple[Load, ...] = ()
     """Its own."""
@@ -167,6 +169,9 @@ class Beaten:
     """Among them, by age."""
     opens_in: int
     """How long to hold everything back; 0: not at all."""
+    doubt: bool
+    """Whether nobody can tell yet if the store was away from all or from this process alone. It is to stay out, and
+    to ask again."""
     permits_in: int
     """How long nobody gets a permit: at least as long. The store has lost its data, and who is silent may hold some."""
     configs: int

@@ -15,6 +15,10 @@ A store that is empty has two ways to be new. If all who come are new as well, n
 moment only. If one of them knew another store, the data is lost. Who is well says within that moment what it holds and
 used; who is silent can't, but what it was lent is over after a lease. So rates go on after that moment, and nobody is
 given a permit until a lease after the first call.
+
+A process that was out went on by itself. If all were, nobody gets anything until all had the time to say what they
+used. If it was alone, that is its own affair. Who got an answer meanwhile shows which of both it was; until somebody
+has shown it, or had the time to, it stays out.
 """
 
 from collections import Counter
@@ -53,7 +57,8 @@ class _Held:
 
 @attrs.define
 class _Process:
-    beat: int
+    answered: int | None
+    """When it got an answer, for certain. None: it is out."""
     until: int
     config: str
     loads: tuple[Load, ...]
@@ -143,17 +148,16 @@ class LeaseStore:
         others = [process for name, process in self._processes.items() if name != call.process]
         self._meet(call, now, knew_another=call.knew not in ("", self._name))
         assert self._name is not None  # since they have met
-        if (
-            call.out_for
-            and others
-            and now >= self._opens_at
-            and not any(now - other.beat < call.out_for for other in others)
-        ):
-            # Nobody was heard while it was out, so the store was away, for all of them.
-            self._opens_at = now + call.grace
-            self._permits_at = max(self._permits_at, self._opens_at)
+        doubt = False
+        answered = [other.answered for other in others if other.answered is not None]
+        if call.out_for and others and now >= self._opens_at and not any(now - at < call.out_for for at in answered):
+            # Two beats tell that the first of them was answered.
+            doubt = bool(answered) and call.out_for < call.grace * 5 // 4
+            if not doubt:  # The store was away, for all of them.
+                self._opens_at = now + call.grace
+                self._permits_at = max(self._permits_at, self._opens_at)
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
-        mine = _Process(now, now + call.lease, call.config, call.loads)
+        mine = _Process(None if doubt else call.answered, now + call.lease, call.config, call.loads)
         self._processes[call.process] = mine
         for absence in call.absences:
             key = absence.kind, absence.identity
@@ -165,6 +169,7 @@ class LeaseStore:
             len(self._processes),
             list(self._processes).index(call.process),
             max(0, self._opens_at - now),
+            doubt,
             max(0, self._permits_at - now),
             len({process.config for process in self._processes.values()}),
             tuple(self._in_force()),

@@ -13,9 +13,10 @@ was stopped, or cut off, uses nothing that others may have got in the meantime.
 
     in touch    Tokens: a stock follows recent demand. Permits: as many as are in use, and a few at hand.
     away        The store does not answer. Whatever was lent stays good until its end. Beyond that, with `local`: each
-                process lets through its share of the last known number of processes, starting from an empty bucket;
-                permits beyond those lent only when the lease is over, since until then others may hold theirs. Without
-                `local`, or without a share, requests are refused (see `_share`).
+                process lets through its share of the last known number of processes, starting a moment later from an
+                empty bucket: who is back within that moment goes on as if nothing had happened. Permits beyond those
+                lent only when the lease is over, since until then others may hold theirs. Without `local`, or without a
+                share, requests are refused (see `_share`).
     holding     The store is back, or lost its data, and lets nobody take anything until all had time to say what they
                 hold and what they used. Until then it is as if it were away. Where it lost its data, nobody gets a
                 permit either until whatever was lent to those who are silent is over.
@@ -105,6 +106,10 @@ class LeasedLedger(Ledger):
         self._trip = 0.0  # seconds from a question to its answer, lately: a busy process hears late
         self._next_look = self._next_return = 0.0
         self._lost_at: float | None = None
+        self._broke = False
+        """Whether the connection broke before it was lost: the store may be another one, or know less than before."""
+        self._answered = 0
+        """The last answer, by the store's clock."""
         self._opens_at = 0.0
         """When everybody may take something again, at the latest."""
         self._permits_at = 0.0
@@ -135,6 +140,11 @@ class LeasedLedger(Ledger):
     def is_full(self, limit: Limit, now: float) -> bool:
         taken = self.terms.share_load and limit.permits is not None and self.load(limit.identity) >= limit.permits
         return taken or super().is_full(limit, now)
+
+    @property
+    def away(self) -> bool:
+        """Whether it goes on by itself, as the store did not answer."""
+        return self._lost_at is not None
 
     @property
     def fleet(self) -> Beaten | None:
@@ -255,7 +265,10 @@ class LeasedLedger(Ledger):
         if tokens.local_full_at is None:
             tokens.local_full_at = now + self._local_interval(tokens)
             self._local.append(tokens)
-        wait = tokens.local_full_at - now
+        earliest = tokens.local_full_at
+        if self._lost_at is not None:
+            earliest = max(earliest, self._lost_at + self.terms.pause)
+        wait = earliest - now
         return Refusal("rate_limit", wait, whose) if wait > 0 else None
 
     def _local_interval(self, tokens: Tokens) -> float:
@@ -288,7 +301,8 @@ class LeasedLedger(Ledger):
 
     def next_look(self) -> float:
         """When to call `collect` again, if nothing happens before."""
-        return min(self._next_beat, self._next_look) if self._stocked or self._holding else self._next_beat
+        lent = self._stocked or self._holding
+        return min(self._next_beat, self._next_look) if lent and self._lost_at is None else self._next_beat
 
     def awake(self, now: float) -> None:
         """Call it at least once a beat, also while nothing can be asked: it shows that this process was not stopped."""
@@ -305,8 +319,7 @@ class LeasedLedger(Ledger):
         claims: list[Claim] = []
         if now >= self._next_beat:
             self._next_beat = now + self.terms.beat
-            out_for = 0 if self._lost_at is None else max(1, _micro(now - self._lost_at))
-            asked.append((self._beats.beat(now, out_for, self._grace, config), None))
+            asked.append((self._beats.beat(now, self._out_for(now), self._grace, config, self._answered), None))
         if self.fleet is not None and self._lost_at is None:
             open_ = self.in_touch(now)
             if open_:
@@ -323,6 +336,14 @@ class LeasedLedger(Ledger):
         if not asked:  # What they wait for has come back meanwhile, and no reply will follow.
             self._decide(claims, now)
         return [call for call, _ in asked]
+
+    def _out_for(self, now: float) -> int:
+        """As others have to know it: nothing is given out in the first moments."""
+        if self._lost_at is None or self.fleet is None:
+            return 0
+        if not self._broke and now < self._lost_at + self.terms.pause:
+            return 0
+        return max(1, _micro(now - self._lost_at))
 
     def _look(self, now: float) -> None:
         self._next_look = now + _TICK
@@ -390,9 +411,10 @@ class LeasedLedger(Ledger):
         batch = self._batch
         self._trip += (now - batch.at - self._trip) / 4
         for (call, lent), reply in zip(batch.asked, replies, strict=True):
+            self._answered = reply.now
             match call, reply, lent:
                 case Beat(), Beaten(), None:
-                    self._beaten(reply, batch.at, now)
+                    self._beaten(call, reply, batch.at, now)
                 case TakeTokens(), TokensTaken(), Tokens():
                     self._tokens_taken(call, reply, lent, batch.at, now)
                 case HoldPermits(), PermitsHeld(), Permits():
@@ -415,6 +437,7 @@ class LeasedLedger(Ledger):
         for _, lent in self._batch.asked:
             if isinstance(lent, Permits):
                 lent.renew_at = 0.0
+        self._broke = True
         self._claims = self._batch.claims + self._claims
         self._batch = _Batch(now, [], [])
         self._due_permits |= self._holding
@@ -441,11 +464,15 @@ class LeasedLedger(Ledger):
             else:
                 claim.decide(found or self._take(claim.limits, now))
 
-    def _beaten(self, reply: Beaten, asked_at: float, now: float) -> None:
+    def _beaten(self, call: Beat, reply: Beaten, asked_at: float, now: float) -> None:
+        if reply.doubt or (self._out_for(now) and not call.out_for):  # The answer took so long that we went on without.
+            self._next_beat = asked_at + self.terms.beat / 2 if reply.doubt else now
+            return
         before = self.fleet
         self._beats.heard(reply, now)
         back = self._lost_at is not None or (before is not None and before.store != reply.store)
         self._lost_at = None
+        self._broke = False
         self._share.heard(reply, now)
         held_back = self._opens_at > now
         if reply.opens_in:

@@ -21,6 +21,8 @@ class Run:
         self.fleet = Fleet(store or LeaseStore())
         self.local = local
         self.away = False
+        self.hiccups = 0.0
+        """How many of the calls are not answered, though the store is there."""
         self.names = 0
         self.wanted: set[Process] = set()
         self.stopped: set[Process] = set()
@@ -68,7 +70,11 @@ class Run:
         got = len(self.fleet.exchanges)
         if process.ask():
             self.batches += 1
-            if self.away:
+            if self.random.random() < self.hiccups:
+                if self.random.random() < 0.5:
+                    process.arrive()
+                process.lose()
+            elif self.away:
                 process.retry_at = self.fleet.at + 400_000
                 process.lose()
             else:
@@ -137,3 +143,16 @@ def test_promise_while_some_are_silent_and_the_store_loses_its_data(seed, limit)
         run.pass_time(2.5, demand=600, duration=0.5)
     fleet.check_rates(limit)
     assert run.refused > 0
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("limit", [RATE, RARE, PERMITS], ids=lambda limit: limit.identity)
+def test_promise_while_single_calls_are_not_answered(seed, limit):
+    """Who misses an answer is back within a moment, in which it gives out nothing, and nobody else notices."""
+    run = Run(seed, limit, 3)
+    run.hiccups = 0.05
+    for _ in range(40):
+        run.pass_time(0.1, demand=600, duration=0.05)
+        held_back = [process for process in run.fleet.processes if process.now < process.ledger._opens_at]
+        assert not held_back
+    run.fleet.check_rates(limit)

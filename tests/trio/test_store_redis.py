@@ -69,6 +69,7 @@ BEATS = st.builds(
     grace=st.sampled_from([0, 1, 1_000]),
     config=st.sampled_from(["", "one", "two"]),
     knew=st.sampled_from(["", "another"]),
+    answered=st.sampled_from([0, 10**15, 2 * 10**15]),
     absences=st.lists(
         st.builds(Absence, st.sampled_from(["open", "paused"]), st.sampled_from(["p 1", "p 2"]), st.integers(1, 10**7)),
         max_size=2,

@@ -1,9 +1,9 @@
 -- Beat, as `LeaseStore._beat` has it.
--- KEYS: about the store: `name`, `opens_at`, `permits_at`; when processes were last heard; how long they are taken for alive;
--- since when they are there; their entries in the last one; who is left out, until when; what load each process has told of,
--- packed; the sum; who has which config.
+-- KEYS: about the store: `name`, `opens_at`, `permits_at`; when processes that are not out got an answer; how long they are
+-- taken for alive; since when they are there; their entries in the last one; who is left out, until when; what load each
+-- process has told of, packed; the sum; who has which config.
 local process, lease, out_for, grace, config = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
-local knew, listed, loads_from = ARGV[6], tonumber(ARGV[7]), 9 + 2 * ARGV[8]
+local knew, answered, listed, loads_from = ARGV[6], ARGV[7], tonumber(ARGV[8]), 10 + 2 * ARGV[9]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local function digits(number) return string.format('%.0f', number) end
@@ -52,10 +52,15 @@ if not name then name, opens_at, permits_at = digits(now), now + grace, now + gr
 opens_at, permits_at = tonumber(opens_at), tonumber(permits_at)
 if knew ~= '' and knew ~= name then permits_at = math.max(permits_at, tonumber(name) + lease) end
 redis.call('ZREM', KEYS[2], process)
-if out_for > 0 and now >= opens_at and redis.call('ZCARD', KEYS[2]) > 0 then
+local others, doubt = redis.call('ZCARD', KEYS[3]), false
+if redis.call('ZSCORE', KEYS[3], process) then others = others - 1 end
+if out_for > 0 and others > 0 and now >= opens_at then
     if redis.call('ZCOUNT', KEYS[2], '(' .. digits(now - out_for), '+inf') == 0 then
-        opens_at = now + grace
-        permits_at = math.max(permits_at, opens_at)
+        doubt = redis.call('ZCARD', KEYS[2]) > 0 and out_for < math.floor(grace * 5 / 4)
+        if not doubt then
+            opens_at = now + grace
+            permits_at = math.max(permits_at, opens_at)
+        end
     end
 end
 redis.call('HSET', KEYS[1], 'name', name, 'opens_at', digits(opens_at), 'permits_at', digits(permits_at))
@@ -67,7 +72,7 @@ for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now)))
     redis.call('ZREM', KEYS[3], dead)
     redis.call('ZREM', KEYS[4], dead)
 end
-redis.call('ZADD', KEYS[2], digits(now), process)
+if not doubt then redis.call('ZADD', KEYS[2], answered, process) end
 redis.call('ZADD', KEYS[3], digits(now + lease), process)
 redis.call('ZADD', KEYS[4], 'NX', digits(now), process)
 local entry = string.format('p %s %016.0f %s', config, redis.call('ZSCORE', KEYS[4], process), process)
@@ -77,7 +82,7 @@ if redis.call('HGET', KEYS[5], process) ~= entry or not redis.call('ZSCORE', KEY
     redis.call('HSET', KEYS[5], process, entry)
 end
 
-for index = 9, loads_from - 1, 2 do
+for index = 10, loads_from - 1, 2 do
     local until_ = now + tonumber(ARGV[index + 1])
     local known = tonumber(redis.call('ZSCORE', KEYS[6], ARGV[index]) or 0)
     redis.call('ZADD', KEYS[6], digits(math.max(known, until_)), ARGV[index])
@@ -112,6 +117,6 @@ end
 local absences = redis.call('ZRANGE', KEYS[6], 0, -1, 'WITHSCORES')
 for index = 2, #absences, 2 do absences[index] = digits(tonumber(absences[index]) - now) end
 return {
-    name, math.max(0, opens_at - now), math.max(0, permits_at - now), now, redis.call('ZCARD', KEYS[3]),
+    name, math.max(0, opens_at - now), math.max(0, permits_at - now), now, doubt and 1 or 0, redis.call('ZCARD', KEYS[3]),
     redis.call('ZRANK', KEYS[4], process), different, in_force, absences, loads
 }

@@ -49,6 +49,7 @@ class Keeper:
         self._deadline = deadline
         self._wanted = trio.Event()
         self._away = False
+        self._asked_at = 0.0
         ledger.wake = self._wake
 
     @property
@@ -76,28 +77,30 @@ class Keeper:
             while True:
                 await trio.sleep(_BACKOFF[min(failures, len(_BACKOFF) - 1)])
                 calls = self.calls
+                reason: str | None
                 try:
                     async with self._store.connected() as talk:
                         reason = await self._serve(talk)
                 except StoreError as error:
                     reason = str(error)
-                if self.calls > calls:
-                    failures = 0
+                failures = 0 if self.calls > calls else failures + 1
+                if reason is None:
+                    continue
+                if failures:
+                    self._lose(reason)
+                else:
                     # A connection may break though the store is well. If it is, that is found out before the deadline.
                     self.ledger.interrupted(trio.current_time())
-                    nursery.start_soon(self._lose_after, self.calls, reason)
-                else:
-                    failures += 1
-                    self._lose(reason)
+                    nursery.start_soon(self._lose_at, self._asked_at + self._deadline, self.calls, reason)
 
     async def _stay_awake(self) -> None:
         while True:
             self.ledger.awake(trio.current_time())
             await trio.sleep(self.ledger.terms.beat / 2)
 
-    async def _lose_after(self, calls: int, reason: str) -> None:
-        await trio.sleep(self._deadline)
-        if self.calls == calls:
+    async def _lose_at(self, at: float, calls: int, reason: str) -> None:
+        await trio.sleep_until(at)
+        if self.calls == calls and not self._away:
             self._lose(reason)
 
     def _lose(self, reason: str) -> None:
@@ -107,8 +110,9 @@ class Keeper:
             self.losses += 1
             _log.error("the store of limits can't be reached: %s", reason)
 
-    async def _serve(self, talk: Talk) -> str:
-        """Take the ledger's questions to the store, until that fails. Gives the reason."""
+    async def _serve(self, talk: Talk) -> str | None:
+        """Take the ledger's questions to the store, until that fails. Gives the reason why the connection broke; None:
+        there was no answer in time, and the store is lost."""
         ledger = self.ledger
         deadline = _CONNECT
         first = True
@@ -117,32 +121,36 @@ class Keeper:
                 with trio.move_on_at(ledger.next_look()):
                     await self._wanted.wait()
             self._wanted = trio.Event()
-            calls = ledger.collect(trio.current_time(), self._config())
+            self._asked_at = trio.current_time()
+            calls = ledger.collect(self._asked_at, self._config())
             first = False
             if not calls:
                 deadline = self._deadline
                 continue
             losses = self.losses
             replies = await _call(talk, calls, deadline)
+            if replies is None:
+                self._lose(f"no answer within {deadline * 1000:.0f} ms")
+                return None
             if isinstance(replies, str):
                 return replies
-            if self.losses != losses:
-                return "its answer came too late"
+            deadline = self._deadline
+            if self.losses != losses:  # Nobody waits for it any more.
+                continue
             self.calls += 1
             in_force = self.in_force()
             ledger.replied(replies, trio.current_time())
             if self.in_force() != in_force:
                 self.on_rollout(self.in_force())
-            deadline = self._deadline
             if ledger.in_touch(trio.current_time()):
                 self.opened.set()
-            if self._away:
+            if self._away and not ledger.away:
                 self._away = False
                 _log.info("the store of limits is back")
 
 
-async def _call(talk: Talk, calls: list[Call], deadline: float) -> list[Reply] | str:
-    """The replies, or why there are none."""
+async def _call(talk: Talk, calls: list[Call], deadline: float) -> list[Reply] | str | None:
+    """The replies, or why the connection broke; None: there are none in time."""
     outcome: list[list[Reply] | str] = []
     done = trio.Event()
 
@@ -163,4 +171,4 @@ async def _call(talk: Talk, calls: list[Call], deadline: float) -> list[Reply] |
             if not done.is_set():
                 await trio.lowlevel.checkpoint()
         nursery.cancel_scope.cancel()
-    return outcome[0] if outcome else f"no answer within {deadline * 1000:.0f} ms"
+    return outcome[0] if outcome else None

@@ -52,7 +52,7 @@ _SCRIPTS: Final = {
 }
 
 
-_BEAT_KEYS: Final = ("store", "heard", "alive", "since", "configs", "absences", "loads", "load", "rollout")
+_BEAT_KEYS: Final = ("store", "answered", "alive", "since", "configs", "absences", "loads", "load", "rollout")
 
 
 @attrs.frozen
@@ -226,7 +226,7 @@ class _Connection:
         tag = self._tags[0]
         keys = [f"{tag}{name}" for name in _BEAT_KEYS]
         arguments: list[str | int] = [call.process, call.lease, call.out_for, call.grace, call.config]
-        arguments += [knew, LISTED, len(call.absences)]
+        arguments += [knew, call.answered, LISTED, len(call.absences)]
         for absence in call.absences:
             arguments += [f"{absence.kind} {absence.identity}", absence.time]
         for load in call.loads:
@@ -251,7 +251,7 @@ def _permits_held(results: list[Any]) -> PermitsHeld:
 
 
 def _beaten(results: list[Any]) -> Beaten:
-    now, processes, rank, configs, in_force, absences, loads = results[0][3:]
+    now, doubt, processes, rank, configs, in_force, absences, loads = results[0][3:]
     names, opens_in, permits_in = zip(*(part[:3] for part in results), strict=True)
     named = [(name.decode().split(" ", 1), int(time)) for name, time in zip(absences[::2], absences[1::2], strict=True)]
     return Beaten(
@@ -260,6 +260,7 @@ def _beaten(results: list[Any]) -> Beaten:
         processes,
         rank,
         max(opens_in),
+        bool(doubt),
         max(permits_in),
         configs,
         tuple(InForce(each[0].decode(), each[1], tuple(name.decode() for name in each[2])) for each in in_force),
