@@ -2,9 +2,12 @@
 
 import pytest
 
+from onwards_core._beats import LeaseTerms
+from onwards_core._health import Health
 from onwards_core._lease_calls import Beat, Beaten
 from onwards_core._lease_store import LeaseStore
-from onwards_core._ledger import Permit, Refusal
+from onwards_core._leases import LeasedLedger
+from onwards_core._ledger import Limit, Permit, Rate, Refusal
 from tests.core.lease_support import PERMITS, RATE, Talker, in_touch
 
 LEASE = 10_000_000
@@ -64,6 +67,19 @@ def test_one_without_others_goes_on_at_once():
     """It knows itself what it used."""
     back = Told("p").beat("p", 20_000, out_for=9000)
     assert (back.doubt, back.opens_in) == (False, 0)
+
+
+def test_of_a_bucket_with_fewer_tokens_than_processes_not_all_have_a_part():
+    """The youngest is refused as by the rate."""
+    store = LeaseStore("the store")
+    talkers = [Talker(LeasedLedger(LeaseTerms(name), Health()), store) for name in "pq"]
+    for second in range(6):
+        for talker in talkers:
+            talker.talk(second)
+    one = Limit("one", Rate.per_second(1, 1))
+    for talker in talkers:
+        lost(talker, 6.0).ledger.acquire([one], 6.0)
+    assert [isinstance(talker.ledger.acquire([one], 7.1), Permit) for talker in talkers] == [True, False]
 
 
 def lost(talker: Talker, at: float) -> Talker:
