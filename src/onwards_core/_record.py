@@ -6,6 +6,7 @@ from typing import ClassVar, Final, Literal, Self, TypeAlias
 import attrs
 
 from onwards_core._events import Request
+from onwards_core._immutable import immutable
 
 Outcome: TypeAlias = Literal["ok", "broken", "client_gone"]
 Verdict: TypeAlias = Literal["ok", "client_error", "refused", "provider_error", "client_gone", "broken"]
@@ -25,7 +26,7 @@ _PROVIDERS_FAULT: Final = frozenset(("bad_gateway", "gateway_timeout"))
 _OPERATORS_AFFAIR: Final = frozenset((401, 402, 403, 407, 408, 429))
 
 
-@attrs.frozen
+@immutable
 class Usage:
     """Tokens of one exchange, as the provider counted them."""
 

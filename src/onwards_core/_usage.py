@@ -23,7 +23,7 @@ TAIL: Final = 16 * 1024
 _ENDPOINTS: Final = (b"/completions", b"/embeddings", b"/responses")
 _NAME: Final = b'"usage"'
 _LONGEST: Final = 4096
-"""Characters of a `usage`, details included."""
+"""Bytes of a `usage`, details included."""
 _raw_decode = json.JSONDecoder().raw_decode
 
 
@@ -49,22 +49,41 @@ class _Counts(msgspec.Struct):
         return Usage(given, self.completion_tokens or self.output_tokens or 0, (details and details.cached_tokens) or 0)
 
 
+class _End(msgspec.Struct):
+    """The end of an object, from its `usage` on."""
+
+    usage: _Counts
+
+
+_decode_end = msgspec.json.Decoder(_End).decode
+
+
 def find_usage(tail: bytes) -> Usage | None:
     """The last `usage` in the end of a JSON body, or of an event stream of them."""
-    end = len(tail)
-    while (at := tail.rfind(_NAME, 0, end)) >= 0:
-        end = at
-        value = tail[at + len(_NAME) : at + _LONGEST].decode(errors="replace").lstrip()
-        if not value.startswith(":"):
-            continue
+    at = tail.rfind(_NAME)
+    while at >= 0:
         try:
-            found, _ = _raw_decode(value[1:].lstrip())
-            usage = msgspec.convert(found, _Counts).usage()
+            usage = _counts_at(tail, at).usage()
         except (ValueError, RecursionError):  # msgspec's errors are ValueErrors
-            continue
+            usage = None
         if usage is not None:
             return usage
+        at = tail.rfind(_NAME, 0, at)
     return None
+
+
+def _counts_at(tail: bytes, at: int) -> _Counts:
+    """The value of the member whose name stands there. Raises `ValueError`, `RecursionError`."""
+    if len(tail) - at <= _LONGEST:
+        try:
+            return _decode_end(b"{" + tail[at:]).usage  # This takes a third of the time.
+        except (msgspec.DecodeError, RecursionError):
+            pass  # It is not a member of the outermost object, or there is more than that.
+    value = tail[at + len(_NAME) : at + _LONGEST].decode(errors="replace").lstrip()
+    if not value.startswith(":"):
+        raise ValueError("this is no member's name")
+    found, _ = _raw_decode(value[1:].lstrip())
+    return msgspec.convert(found, _Counts)
 
 
 def tells_usage_if_asked(record: Record) -> bool:
@@ -88,7 +107,7 @@ class UsageReader:
         if not self._record.path.endswith(_ENDPOINTS):
             return transform
         try:
-            self._watched = Watched(transform, decoder(encoding))
+            self._watched = Watched(transform, None if encoding is None else decoder(encoding))
         except CannotDecode:
             return transform
         return self._watched

@@ -54,12 +54,52 @@ def test_no_text_is_taken_for_it(before: str, after: str) -> None:
     assert find_usage(text.encode()) == WHOLE
 
 
+NUMBERS = st.none() | st.integers(0, 10**20) | st.just("{") | st.just(1.5)
+OTHERS = st.text(alphabet='{}[]:,"\\ü', max_size=6) | st.lists(st.dictionaries(st.just("x"), st.just({"y": {}})))
+USAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        **dict.fromkeys(("prompt_tokens", "completion_tokens", "input_tokens", "output_tokens"), NUMBERS),
+        "prompt_tokens_details": st.none() | st.fixed_dictionaries({"cached_tokens": NUMBERS, "other": OTHERS}),
+        "other": OTHERS,
+    },
+)
+
+
+@given(USAGES, st.integers(0, 8000))
+def test_where_it_stands_does_not_matter(usage: dict[str, Any], size: int) -> None:
+    """At the end of a body, before a long rest, inside of another object, in an event: it means the same."""
+    wholes: list[dict[str, Any]] = [
+        {"choices": [], "usage": usage},
+        {"usage": usage, "rest": {"text": "a" * size}},
+        {"response": {"usage": usage}},
+    ]
+    texts = [json.dumps(whole, ensure_ascii=False, indent=size % 3 or None).encode() for whole in wholes]
+    numbers = [value for name, value in usage.items() if name.endswith("tokens")]
+    details = usage.get("prompt_tokens_details") or {"cached_tokens": None}
+    fits = all(value is None or isinstance(value, int) for value in [*numbers, details["cached_tokens"]])
+
+    taken = next((usage[name] for name in ("prompt_tokens", "input_tokens") if usage.get(name) is not None), None)
+    expected = None
+    if fits and taken is not None:
+        made = usage.get("completion_tokens") or usage.get("output_tokens") or 0
+        expected = Usage(taken, made, details["cached_tokens"] or 0)
+    for text in [*texts, b"data: %b\n\ndata: [DONE]\n\n" % texts[0]]:
+        assert find_usage(text) == expected
+
+
 @pytest.mark.parametrize(
     "tail", [b"", b'"usage"', b'"usage": ', b'"usage": {"prompt_tokens": 1', b'"usage": ' + b"[" * 5000]
 )
 def test_what_is_cut(tail: bytes) -> None:
     """A body that ended too early tells nothing."""
     assert find_usage(tail) is None
+
+
+def test_what_is_broken_behind_it() -> None:
+    """It counts all the same, be the rest nested without end."""
+    for rest in (b"", b"]", b', "x": ' + b"[" * 4000, b', "x": ' + b"[" * 5000):
+        assert find_usage(b'{"usage": {"prompt_tokens": 1}' + rest) == Usage(1, 0)
 
 
 def watched(path: bytes, transform: Transform | None, encoding: bytes | None = None) -> tuple[Transform | None, Any]:
