@@ -1,5 +1,6 @@
 """What goes on in this process: counted from the records of exchanges, or read when it is asked for."""
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from importlib.metadata import version
@@ -54,6 +55,10 @@ class _Tally:
         self.troubles: dict[tuple[str | None, ...], Trouble] = {}
         """The latest ones last."""
         self._offset = offset
+        self._since = self._until = -math.inf
+        """The newest slot, in times of records."""
+        self._current: dict[object, Bucket] = {}
+        """Its buckets, by the keys of either series."""
 
     def count_exchange(self, record: Record) -> None:
         ended = record.ended or record.started
@@ -78,30 +83,50 @@ class _Tally:
             if ended is None or outcome is None:
                 continue
             bucket = self._bucket(self.attempts, (record.alias, attempt.provider), ended)
+            if outcome == "ok" or outcome in CLIENTS_FAULT:
+                bucket.done += 1
+                step = latency_step(ended - attempt.started)
+                bucket.latencies[step] = bucket.latencies.get(step, 0) + 1
+                continue
             if outcome in NOT_ITS_DOING:
                 bucket.refused += 1
             else:
                 bucket.done += 1
-                if outcome == "ok" or outcome in CLIENTS_FAULT:
-                    step = latency_step(ended - attempt.started)
-                    bucket.latencies[step] = bucket.latencies.get(step, 0) + 1
-                    continue
                 bucket.failed += 1
             then = attempts[number + 1].provider if number + 1 < len(attempts) else None
             if then is not None or record.ended is not None:  # else there may be one
                 self._note("attempt", record, attempt, outcome, then, ended)
 
     def _bucket(self, series: dict[_K, Series], key: _K, at: float) -> Bucket:
+        if self._since <= at < self._until:
+            bucket = self._current.get(key)
+            if bucket is None:
+                bucket = self._current[key] = self._find_bucket(series, key, at)
+            return bucket
+        if at >= self._until:
+            self._since = (at + self._offset) // SLOT * SLOT - self._offset
+            self._until = self._since + SLOT
+            self._current.clear()
+        return self._find_bucket(series, key, at)
+
+    def _find_bucket(self, series: dict[_K, Series], key: _K, at: float) -> Bucket:
         slot = int((at + self._offset) // SLOT)
-        buckets = series.get(key)
-        if buckets is None:
-            buckets = series[key] = {}
+        buckets = series.setdefault(key, {})
         bucket = buckets.get(slot)
         if bucket is None:
             bucket = buckets[slot] = Bucket()
             for old in [each for each in buckets if each <= slot - SLOTS]:
                 del buckets[old]
         return bucket
+
+    def forget_others(self, pools: Mapping[str, Pool]) -> None:
+        """What an earlier config had."""
+        for alias in [alias for alias in self.exchanges if alias is not None and alias not in pools]:
+            del self.exchanges[alias]
+        known = {(pool.alias, provider.label) for pool in pools.values() for provider in pool.providers}
+        for key in [key for key in self.attempts if key not in known]:
+            del self.attempts[key]
+        self._current.clear()
 
     def _note(
         self,
@@ -168,7 +193,7 @@ class Board:
         early = _Tally(self._offset)  # A stream may go on for minutes after an attempt that failed.
         for record in under_way:
             early.count_attempts(record)
-        self._forget_others(snapshot.pools)
+        self._tally.forget_others(snapshot.pools)
         reload = self._reloader.last
         return Status(
             at=now + self._offset,
@@ -231,11 +256,3 @@ class Board:
             burst=rate.burst if rate else None,
             per_second=1e9 / rate.interval if rate else None,
         )
-
-    def _forget_others(self, pools: Mapping[str, Pool]) -> None:
-        """What an earlier config had."""
-        for alias in [alias for alias in self._tally.exchanges if alias is not None and alias not in pools]:
-            del self._tally.exchanges[alias]
-        known = {(pool.alias, provider.label) for pool in pools.values() for provider in pool.providers}
-        for key in [key for key in self._tally.attempts if key not in known]:
-            del self._tally.attempts[key]

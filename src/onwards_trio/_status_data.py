@@ -4,6 +4,7 @@ Nothing in it is secret, and nothing comes from clients: names are those of the 
 """
 
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Iterable, Sequence
 from typing import Final, Literal, TypeAlias, TypeVar
 
@@ -26,7 +27,10 @@ NOT_ITS_DOING: Final = PASSED_OVER | {"no_resources"}
 """Outcomes that tell of the gateway, not of the provider."""
 
 _GROWTH: Final = math.log(1.1)
-_SHORTEST: Final = 1e-4
+_SHORTEST: Final = -97
+"""The step of what takes less than 0.1 ms."""
+_STEPS: Final = tuple(math.exp(step * _GROWTH) for step in range(_SHORTEST + 1, 150))
+"""Where the others begin, up to a fortnight."""
 
 _T = TypeVar("_T")
 
@@ -48,7 +52,7 @@ Series: TypeAlias = dict[int, Bucket]
 
 
 def latency_step(seconds: float) -> int:
-    return math.floor(math.log(max(seconds, _SHORTEST)) / _GROWTH)
+    return _SHORTEST + bisect_right(_STEPS, seconds)
 
 
 def step_latency(step: int, within: float = 0.5) -> float:

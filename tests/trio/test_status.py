@@ -252,3 +252,25 @@ class TestReading:
         status = one.read()
         assert [(pool.alias, len(pool.exchanges)) for pool in status.pools] == [("a", 1)]
         assert (set(one._tally.exchanges), one._tally.attempts) == ({"a", None}, {})
+
+    async def test_a_reload_and_back(self, autojump_clock) -> None:
+        """What had gone for a moment is counted again, anew."""
+        both = loaded(targets={**TWO, "b": {"url": "http://z.test"}})
+        gate = gateway(targets=TWO)
+        one = board(gate)
+        for snapshot in (both, gate.snapshot, both):
+            gate.snapshot = snapshot
+            one.observe(record(("z.test", "ok"), alias="b"))
+            one.read()
+        pool = one.read().pools[1]
+        assert [each.done for each in pool.exchanges.values()] == [1]
+        assert [each.done for each in pool.providers[0].attempts.values()] == [1]
+
+    async def test_late_and_early_ends(self, autojump_clock) -> None:
+        """Each is counted in the slot that it ended in, in whichever order they are told."""
+        one = board(gateway(targets=TWO))
+        for at in (0.0, 20.0, 0.0, 40.0, 20.0, 20.0):
+            one.observe(record(("x.test", "ok"), at=at))
+        [pool, *_] = one.read().pools
+        for series in (pool.exchanges, pool.providers[0].attempts):
+            assert [each.done for _, each in sorted(series.items())] == [2, 3, 1]

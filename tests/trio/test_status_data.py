@@ -1,5 +1,7 @@
 """The status as plain data: of several processes as if they were one."""
 
+import math
+
 import msgspec
 import pytest
 from hypothesis import given, settings
@@ -179,6 +181,13 @@ def test_configs_that_differ() -> None:
 def test_latencies_are_nearly_right(seconds: float) -> None:
     """What is kept of a latency is off by 5 % at most."""
     assert step_latency(latency_step(seconds)) == pytest.approx(seconds, rel=0.05)
+
+
+@given(st.floats(1e-4, 1e6))
+def test_steps_are_logarithms(seconds: float) -> None:
+    """Those of 1.1, as other versions of the gateway count, which may be merged with this one."""
+    exact = math.log(seconds, 1.1)
+    assert latency_step(seconds) in {math.floor(exact - 1e-9), math.floor(exact + 1e-9)}
 
 
 def test_no_latency_at_all() -> None:
