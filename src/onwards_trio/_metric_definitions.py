@@ -51,7 +51,8 @@ def _gauge(name: str, help: str, question: str, *labels: str, unit: str = "", me
 def _histogram(
     name: str, help: str, question: str, *labels: str, unit: str = "seconds", buckets: tuple[float, ...] = _SECONDS
 ) -> Definition:
-    return Definition(name, "histogram", help, question, labels, unit, buckets)
+    bounds = tuple(map(float, buckets))  # which compare quicker with times if none is an integer
+    return Definition(name, "histogram", help, question, labels, unit, bounds)
 
 
 DEFINITIONS: Final = (

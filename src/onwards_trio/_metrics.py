@@ -19,6 +19,9 @@ Sample: TypeAlias = tuple[str, tuple[str, ...], float]
 Source: TypeAlias = Callable[[], Iterable[Sample]]
 """Reads what need not be counted, because it is known. Called for each collection."""
 
+_Kind: TypeAlias = tuple[str, bytes, int | None, str, str | None, str | None]
+"""What is the same for records that count in the same series."""
+
 _METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
 _ENDPOINTS = frozenset(
     (
@@ -38,6 +41,7 @@ _ENDPOINTS = frozenset(
         "/v1/responses",
     )
 )
+_PATHS: Final = frozenset(path.encode() for endpoint in _ENDPOINTS for path in (endpoint, endpoint.removeprefix("/v1")))
 # A path below one of these is one of its items.
 _COLLECTIONS: Final = ("/v1/batches/", "/v1/files/", "/v1/models/", "/v1/responses/")
 
@@ -123,17 +127,15 @@ class Metrics:
         self._fallbacks = Counters("fallbacks_total")
         self._lag = Histograms("event_loop_lag_seconds")
         # The series that records of one kind count in, looked up once: half of all the time that this takes.
-        self._for_request: dict[tuple[str, str, int | None, str, str], tuple[Series, Series, Series, Series]] = {}
-        self._for_alias: dict[str, tuple[Series, Series]] = {}
-        self._for_attempt: dict[tuple[str, str, str], tuple[Series, Series | None]] = {}
+        self._for_request: dict[_Kind, tuple[Series, Series, Series, Series]] = {}
+        self._for_attempt: dict[tuple[str, str, str], tuple[Series, tuple[Series, Series, Series] | None]] = {}
         self._for_tokens: dict[tuple[str, str], tuple[Series, Series, Series]] = {}
 
     def observe(self, record: Record) -> None:
         """Count a request whose record is final."""
-        method, endpoint = http_labels(record)
         alias = record.alias or ""
-        kind = method, endpoint, record.status, alias, record.verdict
-        requests, seconds, size, exchanges = self._for_request.get(kind) or self._find_request(*kind)
+        kind = record.method, record.path, record.status, alias, record.outcome, record.code
+        requests, seconds, size, exchanges = self._for_request.get(kind) or self._find_request(record, kind)
         ended = record.ended or record.started
         requests.value += 1
         exchanges.value += 1
@@ -155,17 +157,17 @@ class Metrics:
         tried = 0
         for attempt in record.attempts:
             kind = alias, attempt.provider, attempt.outcome or "abandoned"
-            count, durations = self._for_attempt.get(kind) or self._find_attempt(*kind)
+            count, times = self._for_attempt.get(kind) or self._find_attempt(*kind)
             count.value += 1
-            if durations is not None:
+            if times is not None:
                 tried += 1
-                self._attempt_durations.put(durations, (attempt.ended or ended) - attempt.started)
-        if tried > 1:
-            self._fallbacks.add(tried - 1, alias)
+                attempts, exchanges, first_bytes = times
+                self._attempt_durations.put(attempts, (attempt.ended or ended) - attempt.started)
         if not tried:
             return
-        durations, first_bytes = self._for_alias.get(alias) or self._find_alias(alias)
-        self._durations.put(durations, ended - record.started, record.trace_id)
+        if tried > 1:
+            self._fallbacks.add(tried - 1, alias)
+        self._durations.put(exchanges, ended - record.started, record.trace_id)
         if record.first_byte is not None:
             self._first_bytes.put(first_bytes, record.first_byte - record.started, record.trace_id)
         if record.first_event is not None and record.last_event is not None:
@@ -173,18 +175,18 @@ class Metrics:
             if record.gaps is not None:
                 self._gaps.add(record.gaps, record.last_event - record.first_event, alias)
 
-    def _find_request(
-        self, method: str, endpoint: str, status: int | None, alias: str, verdict: str
-    ) -> tuple[Series, Series, Series, Series]:
-        text = "none" if status is None else str(status)
-        labels = method, endpoint, text
+    def _find_request(self, record: Record, kind: _Kind) -> tuple[Series, Series, Series, Series]:
+        method, endpoint = http_labels(record)
+        status = "none" if record.status is None else str(record.status)
+        labels = method, endpoint, status
         found = (
             self._requests.of(*labels),
             self._seconds.of(*labels),
             self._bytes.of(*labels),
-            self._exchanges.of(alias, verdict, text),
+            self._exchanges.of(record.alias or "", record.verdict, status),
         )
-        self._for_request[method, endpoint, status, alias, verdict] = found
+        if method != "OTHER" and record.path in _PATHS:  # Clients can make up any number of others.
+            self._for_request[kind] = found
         return found
 
     def _find_tokens(self, alias: str, key: str) -> tuple[Series, Series, Series]:
@@ -193,13 +195,15 @@ class Metrics:
         self._for_tokens[alias, key] = found
         return found
 
-    def _find_attempt(self, alias: str, provider: str, outcome: str) -> tuple[Series, Series | None]:
-        durations = None if outcome in PASSED_OVER else self._attempt_durations.of(alias, provider)
-        found = self._for_attempt[alias, provider, outcome] = self._attempts.of(alias, provider, outcome), durations
-        return found
-
-    def _find_alias(self, alias: str) -> tuple[Series, Series]:
-        found = self._for_alias[alias] = self._durations.of(alias), self._first_bytes.of(alias)
+    def _find_attempt(
+        self, alias: str, provider: str, outcome: str
+    ) -> tuple[Series, tuple[Series, Series, Series] | None]:
+        """The counter; and if the provider was tried, the times of its attempts, of exchanges and of first bytes."""
+        times = None
+        if outcome not in PASSED_OVER:
+            durations = self._attempt_durations.of(alias, provider)
+            times = durations, self._durations.of(alias), self._first_bytes.of(alias)
+        found = self._for_attempt[alias, provider, outcome] = self._attempts.of(alias, provider, outcome), times
         return found
 
     def observe_lag(self, seconds: float) -> None:

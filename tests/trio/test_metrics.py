@@ -98,6 +98,22 @@ def test_counts_what_an_exchange_was() -> None:
     }
 
 
+def test_made_up_requests_take_no_memory() -> None:
+    """Methods and paths that clients make up are counted together, and nothing is kept of each."""
+    metrics = Metrics()
+    for number in range(100):
+        metrics.observe(record(path=b"/v1/models/%d" % number))
+        metrics.observe(record(path=b"/%d" % number))
+        metrics.observe(record(method=f"M{number}"))
+    got = {labels: value for (name, labels), value in samples(metrics).items() if name == "own_http_requests_total"}
+    assert got == {
+        ("/v1/models", "POST", "200"): 100,
+        ("other", "POST", "200"): 100,
+        ("/v1/chat/completions", "OTHER", "200"): 100,
+    }
+    assert metrics._for_request == {}
+
+
 def test_adds_up_the_times_between_events() -> None:
     """Those of one more stream are added to those of the ones before."""
     metrics = Metrics()
