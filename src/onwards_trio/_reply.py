@@ -61,9 +61,7 @@ class Reply:
         """Set the head, which goes out with the first piece. `send` an empty one if that may take time."""
         self._head = self._codec.start(status, [*headers, self._request_id()], close=self._last())
         self._begin(status)
-        self._is_stream = any(
-            name == b"content-type" and value.startswith(b"text/event-stream") for name, value in headers
-        )
+        self._is_stream = dict(headers).get(b"content-type", b"").startswith(b"text/event-stream")
         # Where HTTP/1.0 gets no length, the end of the connection is the end of the body, whole or not.
         self.needs_reset = self._http_1_0 and all(name != b"content-length" for name, _ in headers)
 
