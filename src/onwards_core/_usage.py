@@ -74,11 +74,11 @@ def find_usage(tail: bytes) -> Usage | None:
 
 def _counts_at(tail: bytes, at: int) -> _Counts:
     """The value of the member whose name stands there. Raises `ValueError`, `RecursionError`."""
-    if len(tail) - at <= _LONGEST:
+    if tail[-1:] == b"}" and len(tail) - at <= _LONGEST:  # a whole body, no event stream
         try:
             return _decode_end(b"{" + tail[at:]).usage  # This takes a third of the time.
         except (msgspec.DecodeError, RecursionError):
-            pass  # It is not a member of the outermost object, or there is more than that.
+            pass  # It is not a member of the outermost object.
     value = tail[at + len(_NAME) : at + _LONGEST].decode(errors="replace").lstrip()
     if not value.startswith(":"):
         raise ValueError("this is no member's name")

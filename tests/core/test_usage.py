@@ -98,7 +98,7 @@ def test_what_is_cut(tail: bytes) -> None:
 
 def test_what_is_broken_behind_it() -> None:
     """It counts all the same, be the rest nested without end."""
-    for rest in (b"", b"]", b', "x": ' + b"[" * 4000, b', "x": ' + b"[" * 5000):
+    for rest in (b"", b"]", b', "x": ' + b"[" * 4000 + b"}", b', "x": ' + b"[" * 5000 + b"}"):
         assert find_usage(b'{"usage": {"prompt_tokens": 1}' + rest) == Usage(1, 0)
 
 
@@ -127,6 +127,15 @@ def test_passes_by(size: int, data: st.DataObject) -> None:
     reader.close()
     reader.close()
     assert record.usage == WHOLE
+
+
+def test_only_the_end_is_kept() -> None:
+    """Of a long stream, so that it takes no more memory than a short one."""
+    through = Watched(None, None)
+    pieces = [b"%04d" % number * 256 for number in range(40)]
+    for piece in pieces:
+        through.feed(piece)
+    assert through.tail() == b"".join(pieces[-TAIL // 1024 :])
 
 
 def test_streams() -> None:
