@@ -17,7 +17,8 @@ used; who is silent can't, but what it was lent is over after a lease. So rates 
 given a permit until a lease after the first call.
 
 A process that was out went on by itself. If all were, nobody gets anything until all had the time to say what they
-used. If it was alone, that is its own affair. Who got an answer meanwhile shows which of both it was; until somebody
+used; whoever is silent may have used the rest of what came into the buckets meanwhile, so they are empty then. If it
+was alone, that is its own affair. Who got an answer meanwhile shows which of both it was; until somebody
 has shown it, or had the time to, it stays out.
 """
 
@@ -75,6 +76,8 @@ class LeaseStore:
         self._name = name
         self._began = self._opens_at = self._permits_at = 0
         """When it was first called; from when on it gives anything, and permits, which is not earlier."""
+        self._emptied_at: int | None = None
+        """Until when processes went on by themselves, which empties all buckets."""
         self._full_at: dict[str, int] = {}
         self._permits: dict[str, dict[str, _Held]] = {}
         self._refused_at: dict[str, int] = {}
@@ -101,7 +104,8 @@ class LeaseStore:
             empty = call.owed_until + pace.slack + pace.cost(1)
             full_at = max(full_at, min(max(full_at, call.owed_since) + call.owed, empty))
         worth = call.returned * pace.time // pace.tokens - max(0, now - call.returned_from)
-        full_at = max(full_at - max(0, worth), now)
+        empty = 0 if self._emptied_at is None else self._emptied_at + pace.slack + pace.cost(1)
+        full_at = max(full_at - max(0, worth), empty, now)
         latest = now + pace.slack
         granted = stocked = wait = 0
         if call.wanted and full_at <= latest:
@@ -154,7 +158,7 @@ class LeaseStore:
             # Two beats tell that the first of them was answered.
             doubt = bool(answered) and call.out_for < call.grace * 5 // 4
             if not doubt:  # The store was away, for all of them.
-                self._opens_at = now + call.grace
+                self._opens_at = self._emptied_at = now + call.grace
                 self._permits_at = max(self._permits_at, self._opens_at)
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
         mine = _Process(None if doubt else call.answered, now + call.lease, call.config, call.loads)

@@ -4,7 +4,7 @@ import pytest
 
 from onwards_core._beats import LeaseTerms
 from onwards_core._health import Health
-from onwards_core._lease_calls import Beat, Beaten
+from onwards_core._lease_calls import Beat, Beaten, Pace, TakeTokens, TokensTaken
 from onwards_core._lease_store import LeaseStore
 from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Limit, Permit, Rate, Refusal
@@ -145,3 +145,16 @@ def test_after_a_connection_broke_each_moment_counts():
     talker.ledger.interrupted(1.0)
     lost(talker, 1.01)
     assert beat_of(talker, 1.06).out_for == 50_000
+
+
+def test_buckets_are_empty_when_the_store_was_away_from_all():
+    """What one of them used by itself may never be heard, if it is stopped or was killed."""
+    told = Told("p", "silent")
+    assert told.beat("p", 15_000, out_for=5000).opens_in == GRACE
+    pace = Pace.of(Rate.per_second(100, 10))
+    for bucket in ("used before", "new"):
+        wish = TakeTokens(bucket, pace, wanted=5, stock=5)
+        assert told.store.apply(wish, 17_000 * MS) == TokensTaken(17_000 * MS, 0, 0, 10 * MS)
+        assert told.store.apply(wish, 17_020 * MS) == TokensTaken(17_020 * MS, 2, 0, 10 * MS)
+    told.beat("p", 17_000)
+    assert told.store.apply(TakeTokens("used before", pace, wanted=20), 30_000 * MS).granted == 10

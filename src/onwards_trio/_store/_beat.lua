@@ -1,7 +1,7 @@
 -- Beat, as `LeaseStore._beat` has it.
--- KEYS: about the store: `name`, `opens_at`, `permits_at`; when processes that are not out got an answer; how long they are
--- taken for alive; since when they are there; their entries in the last one; who is left out, until when; what load each
--- process has told of, packed; the sum; who has which config.
+-- KEYS: about the store: `name`, `opens_at`, `permits_at`, `emptied_at`; when processes that are not out got an answer; how
+-- long they are taken for alive; since when they are there; their entries in the last one; who is left out, until when;
+-- what load each process has told of, packed; the sum; who has which config.
 local process, lease, out_for, grace, config = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4]), ARGV[5]
 local knew, answered, listed, loads_from = ARGV[6], ARGV[7], tonumber(ARGV[8]), 10 + 2 * ARGV[9]
 local clock = redis.call('TIME')
@@ -60,6 +60,7 @@ if out_for > 0 and others > 0 and now >= opens_at then
         if not doubt then
             opens_at = now + grace
             permits_at = math.max(permits_at, opens_at)
+            redis.call('HSET', KEYS[1], 'emptied_at', digits(opens_at))
         end
     end
 end

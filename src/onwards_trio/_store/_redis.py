@@ -207,12 +207,12 @@ class _Connection:
         return tag, f"{tag}{kind}:{digest.hexdigest()}"
 
     def _tokens(self, call: TakeTokens) -> _Command:
-        _, key = self._key("rate", call.bucket)
+        tag, key = self._key("rate", call.bucket)
         pace = [call.pace.time, call.pace.tokens, call.pace.slack]
         wish = [call.wanted, call.stock, call.lifetime]
         return _Command(
             "tokens",
-            [key],
+            [key, f"{tag}store"],
             [*pace, *wish, call.returned, call.returned_from, call.owed, call.owed_since, call.owed_until],
         )
 

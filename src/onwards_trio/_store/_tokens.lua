@@ -1,5 +1,5 @@
 -- TakeTokens, as `LeaseStore._tokens` has it. Times are microseconds; all numbers stay below 2^53, where doubles are exact.
--- KEYS: the moment at which the bucket is full again.
+-- KEYS: the moment at which the bucket is full again; about the store: `emptied_at`.
 local time, tokens, slack = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local wanted, stock, lifetime = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local returned, returned_from = tonumber(ARGV[7]), tonumber(ARGV[8])
@@ -21,7 +21,9 @@ if owed > 0 then
     full_at = math.max(full_at, math.min(math.max(full_at, owed_since) + owed, empty))
 end
 local worth = divide(returned * time, tokens) - math.max(0, now - returned_from)
-full_at = math.max(full_at - math.max(0, worth), now)
+local emptied_at = redis.call('HGET', KEYS[2], 'emptied_at')
+local empty = emptied_at and tonumber(emptied_at) + slack + cost(1) or 0
+full_at = math.max(full_at - math.max(0, worth), empty, now)
 local latest = now + slack
 local granted, stocked, wait = 0, 0, 0
 if wanted > 0 and full_at <= latest then
