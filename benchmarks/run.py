@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
         help=f"gateways to compare with, some of {', '.join(PEERS)} (all that are installed)",
     )
     parser.add_argument("--runs", type=int, default=3, help="of each measurement (%(default)s)")
-    parser.add_argument("--seconds", type=float, default=0.2, help="of each run (%(default)s)")
+    parser.add_argument("--seconds", type=float, default=0.15, help="of each run (%(default)s)")
     parser.add_argument("--scale", type=float, default=1.0, help="of numbers of connections (%(default)s)")
     parser.add_argument(
         "--out",

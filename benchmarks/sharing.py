@@ -119,7 +119,7 @@ async def shifting_demand(setting: Setting) -> list[Case]:
     Misleading: no real demand moves as a whole and at once. What a bucket can't hold while a process waits for its
     core is lost, with a store and without: so a busy machine tells something about itself.
     """
-    turn = min(1.0, 5 * setting.seconds)
+    turn = min(1.0, 3 * setting.seconds)
     cases = []
     for burst in (_RATE, _RATE // 10):
         limits = {"rate_limit": {"requests_per_second": _RATE, "burst_size": burst}}
