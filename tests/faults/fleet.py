@@ -20,7 +20,7 @@ from random import Random
 import h11
 import trio
 
-from tests.faults.promises import Allowance, Request, Span, first_after, most_at_once, most_beyond, outside
+from tests.faults.promises import Allowance, Request, Span, first_after, joined, most_at_once, most_beyond, outside
 from tests.trio.gateway_support import Client
 
 LEASE = 2.0
@@ -291,5 +291,6 @@ class Fleet:
 
 def _dead(absences: Iterable[Span]) -> Iterator[Span]:
     """When somebody is taken for dead: who was not heard of for as long as the lease. The last sign of life may be a
-    beat older, and the next one a beat late."""
-    return ((start + LEASE - 2 * BEAT, end) for start, end in absences if end - start > LEASE - 2 * BEAT)
+    beat older, and the next one a beat late. Who is stopped while the store is away was not heard of all that time."""
+    silent = joined(absences, within=BEAT)
+    return ((start + LEASE - 2 * BEAT, end) for start, end in silent if end - start > LEASE - 2 * BEAT)

@@ -92,6 +92,17 @@ def outside(spans: Iterable[Span], others: Iterable[Span]) -> list[Span]:
     return found
 
 
+def joined(spans: Iterable[Span], within: float) -> list[Span]:
+    """Those that overlap, or follow within so many seconds, as one."""
+    found: list[Span] = []
+    for start, end in sorted(spans):
+        if found and start <= found[-1][1] + within:
+            found[-1] = found[-1][0], max(found[-1][1], end)
+        else:
+            found.append((start, end))
+    return found
+
+
 def first_after(times: Iterable[float], at: float) -> float | None:
     """times: in order."""
     times = list(times)

@@ -3,7 +3,7 @@
 import hypothesis.strategies as st
 from hypothesis import given
 
-from tests.faults.promises import Allowance, most_at_once, most_beyond, outside
+from tests.faults.promises import Allowance, joined, most_at_once, most_beyond, outside
 
 GAPS = st.lists(st.tuples(st.sampled_from([0, 0, 1, 5, 20, 60]), st.integers(0, 9), st.integers(0, 9)), max_size=60)
 
@@ -59,3 +59,10 @@ def test_at_once():
 
 def test_outside():
     assert outside([(0, 10), (20, 30)], [(2, 4), (8, 22), (50, 60)]) == [(0, 2), (4, 8), (22, 30)]
+
+
+def test_joined():
+    """Whoever is stopped while the store is away, or just after it, was away for all that time."""
+    assert joined([(5, 6), (0, 2), (1, 3), (3.5, 4)], within=0.5) == [(0, 4), (5, 6)]
+    assert joined([(0, 9), (1, 2)], within=0) == [(0, 9)]
+    assert joined([], within=1) == []
