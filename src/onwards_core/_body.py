@@ -150,8 +150,8 @@ class JsonBody:
         provider's model with the other. One plain occurrence of the name can't be twice; otherwise the body is
         compared with what we read.
         """
-        # What is read says nothing twice, and no name is longer when it is written again. A `model` more would be longer
-        # than the blanks that most clients write; to look for it would take 20 times as long, for 100 KB.
+        # What is read says nothing twice, and no name is longer when it is written again. A `model` more would be
+        # longer than the blanks that most clients write; to look for it would take 20 times as long, for 100 KB.
         if len(self._raw) - len(_encode(self._members)) < len('"model":0,'):
             return True
         if self._raw.count(b'"model"') == 1 and b"\\u" not in self._raw:
