@@ -27,11 +27,16 @@ from onwards_core._ledger import Claim, Ledger, Limit, Permit, Rate, Refusal
 
 DEADLINE: Final = 50_000
 """Microseconds that a call may take, as for the real keeper of the ledger."""
-BACKOFF: Final = (0, 50_000, 100_000, 200_000, 400_000)
+BACKOFF: Final = (0, 50_000, 100_000, 200_000)
 OPEN: Final = 3_000_000
 """Microseconds until everybody has met, and the demand begins."""
 SETTLE: Final = 1_500_000
 """Microseconds of demand that are not measured: the bucket, which is full, drains meanwhile."""
+CRASH: Final = 200_000
+AWAY: Final = ((400_000, 800_000), (1_500_000, 3_500_000))
+FAULTS: Final = 6_000_000
+"""Microseconds from then on: when replicas die; from when until when the store is away, for a moment and for so long
+that all go on by themselves; when all is well again. What is measured lasts longer by that."""
 LONG: Final = 500_000
 """Microseconds after which a request that waits for the store should have been decided, whatever happens."""
 WINDOW: Final = 100_000
@@ -204,13 +209,13 @@ class Fleet:
         heapq.heappush(self._events, (at, next(self._order), what))
 
     def run(self, seconds: float) -> None:
-        end = OPEN + SETTLE + round(seconds * 1e6)
+        end = OPEN + SETTLE + round(seconds * 1e6) + (FAULTS if self.scenario.faults else 0)
         self.schedule(OPEN, self._request)
         if self.scenario.faults and self.ledger is None:
-            whole = end - OPEN - SETTLE
-            self.schedule(OPEN + SETTLE + whole // 10, self._crash)
-            self.schedule(OPEN + SETTLE + whole * 3 // 10, lambda: self._switch(away=True))
-            self.schedule(OPEN + SETTLE + whole * 5 // 10, lambda: self._switch(away=False))
+            self.schedule(OPEN + SETTLE + CRASH, self._crash)
+            for goes, comes in AWAY:
+                self.schedule(OPEN + SETTLE + goes, lambda: self._switch(away=True))
+                self.schedule(OPEN + SETTLE + comes, lambda: self._switch(away=False))
         while self._events and self._events[0][0] < end:
             at, _, what = heapq.heappop(self._events)
             self.at = at
@@ -358,6 +363,7 @@ def measure(scenario: Scenario, replicas: int, options: argparse.Namespace) -> d
         for alone in (False, True)
     )
     fleet.run(options.seconds)
+    measured = (fleet.at - OPEN - SETTLE) / 1e6
     alone.run(options.seconds)
     return {
         "scenario": scenario.name,
@@ -368,9 +374,9 @@ def measure(scenario: Scenario, replicas: int, options: argparse.Namespace) -> d
         "unused": fleet.unused(),
         "unused, one ledger": alone.unused(),
         "refused": fleet.refused / max(1, fleet.asked),
-        "store calls/s": fleet.calls["calls"] / options.seconds,
-        "store trips/s": fleet.calls["trips"] / options.seconds,
-        "beats/s": fleet.calls["beats"] / options.seconds,
+        "store calls/s": fleet.calls["calls"] / measured,
+        "store trips/s": fleet.calls["trips"] / measured,
+        "beats/s": fleet.calls["beats"] / measured,
         "store calls/request": fleet.calls["calls"] / max(1, fleet.asked),
         "waited": fleet.waited / max(1, fleet.asked),
         "fairness": fleet.fairness(),

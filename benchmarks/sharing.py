@@ -198,7 +198,7 @@ def _beat(number: int, providers: int, config: str) -> Callable[[], Beat]:
     def beat() -> Beat:
         loads = tuple(Load(name, random.randrange(1, 50)) for name in names)
         name = f"gateway-{number:04}-16-0123abcd"
-        return Beat(name, lease=3_600_000_000, out_for=0, grace=0, config=config, loads=loads)
+        return Beat(name, lease=3_600_000_000, grace=0, config=config, loads=loads)
 
     return beat
 

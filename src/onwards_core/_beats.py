@@ -26,12 +26,19 @@ class LeaseTerms:
     @property
     def beat(self) -> float:
         """Seconds between two signs of life."""
-        return min(1.0, self.lease / 5)
+        return min(0.5, self.lease / 10)
+
+    @property
+    def grace(self) -> float:
+        """Seconds within which everybody has said what is held, when the store is back. Those who were cut off connect
+        anew meanwhile."""
+        return 4 * self.beat
 
     @property
     def pause(self) -> float:
-        """Seconds for which nothing is given out beyond what is lent when the store does not answer: it may be back."""
-        return self.beat / 4
+        """Seconds for which nothing is given out beyond what is lent when the store does not answer: it may be back.
+        Longer than the silence that tells the store that it was away from all, also where our clock runs fast."""
+        return 3.1 * self.beat
 
 
 class Beats:
@@ -50,14 +57,14 @@ class Beats:
         """Our load, as the others know it."""
         self._theirs: dict[str, int] = {}
 
-    def beat(self, now: float, out_for: int, grace: int, config: str, answered: int) -> Beat:
+    def beat(self, now: float, config: str) -> Beat:
         terms, loads = self.terms, tuple[Load, ...]()
         if terms.share_load:
             self._told = {name: count for name, count in self._held.items() if name.startswith("provider ")}
             loads = tuple(Load(*each) for each in self._told.items())
-        lease = round(terms.lease * _MICRO)
-        knew = self.last.store if self.last is not None else ""
-        return Beat(terms.process, lease, out_for, grace, config, knew, answered, self._health.absences(now), loads)
+        lease, grace = round(terms.lease * _MICRO), round(terms.grace * _MICRO)
+        knew, heard = (self.last.store, self.last.mark) if self.last is not None else ("", "")
+        return Beat(terms.process, lease, grace, config, knew, heard, self._health.absences(now), loads)
 
     def heard(self, reply: Beaten, now: float) -> None:
         self.last = reply

@@ -143,17 +143,15 @@ class Beat:
     process: str
     lease: int
     """After which the process is taken for dead, if it gives no other."""
-    out_for: int
-    """How long ago it found out that the store did not answer; 0 if all is well, or if it used nothing by itself."""
     grace: int
-    """How long the store is to hold everything back if it had been away, or has lost its data: everybody says
-    within that time what is held."""
+    """How long the store is to hold everything back if it was away, or has lost its data: everybody says within that
+    time what is held. 0: it does not ask whether it was away."""
     config: str
     """What tells its config from others."""
     knew: str = ""
     """The store that it heard last. Another one: this one does not know all permits that are lent. Empty: none."""
-    answered: int = 0
-    """When that last answered, by its clock."""
+    heard: str = ""
+    """The `mark` of the last answer that it got from there."""
     absences: tuple[Absence, ...] = ()
     loads: tuple[Load, ...] = ()
     """Its own."""
@@ -164,14 +162,13 @@ class Beaten:
     now: int
     store: str
     """Another one: the store has lost its data."""
+    mark: str
+    """Tells the store when it gave this answer. Who tells it shows that the store was there then."""
     processes: int
     rank: int
     """Among them, by age."""
     opens_in: int
     """How long to hold everything back; 0: not at all."""
-    doubt: bool
-    """Whether nobody can tell yet if the store was away from all or from this process alone. It is to stay out, and
-    to ask again."""
     permits_in: int
     """How long nobody gets a permit: at least as long. The store has lost its data, and who is silent may hold some."""
     configs: int

@@ -16,10 +16,11 @@ moment only. If one of them knew another store, the data is lost. Who is well sa
 used; who is silent can't, but what it was lent is over after a lease. So rates go on after that moment, and nobody is
 given a permit until a lease after the first call.
 
-A process that was out went on by itself. If all were, nobody gets anything until all had the time to say what they
-used; whoever is silent may have used the rest of what came into the buckets meanwhile, so they are empty then. If it
-was alone, that is its own affair. Who got an answer meanwhile shows which of both it was; until somebody
-has shown it, or had the time to, it stays out.
+A store that is away from all may come back with its data. Processes go on by themselves then, but only after a pause.
+With each sign of life a process tells of the last answer that it got; if that becomes older than the pause for all of
+them, some may have used their share. So whoever calls first after that, nobody gets anything until all had the time to
+say what they used; whoever is silent may have used the rest of what came into the buckets meanwhile, so they are empty
+then. Whoever was out alone, while others were answered, goes on at once: that was its own affair.
 """
 
 from collections import Counter
@@ -49,6 +50,12 @@ KEPT: Final = 600_000_000
 """Microseconds for which a full bucket is remembered, for what is owed from before the store was away."""
 
 
+def silence(grace: int) -> int:
+    """After how long it is certain that nobody got an answer: each process tells twice in that time that it got one,
+    and no process goes on by itself before."""
+    return grace * 3 // 4
+
+
 @attrs.define
 class _Held:
     count: int
@@ -58,8 +65,6 @@ class _Held:
 
 @attrs.define
 class _Process:
-    answered: int | None
-    """When it got an answer, for certain. None: it is out."""
     until: int
     config: str
     loads: tuple[Load, ...]
@@ -78,6 +83,9 @@ class LeaseStore:
         """When it was first called; from when on it gives anything, and permits, which is not earlier."""
         self._emptied_at: int | None = None
         """Until when processes went on by themselves, which empties all buckets."""
+        self._away_after: int | None = None
+        """If nobody is known to have had an answer by then, it was away from all. None: nobody ever called."""
+        self._grace = 0
         self._full_at: dict[str, int] = {}
         self._permits: dict[str, dict[str, _Held]] = {}
         self._refused_at: dict[str, int] = {}
@@ -87,6 +95,7 @@ class LeaseStore:
 
     def apply(self, call: Call, now: int) -> Reply:
         """now: microseconds, on any clock that never goes back."""
+        self._notice_absence(call, now)
         match call:
             case TakeTokens():
                 return self._tokens(call, now)
@@ -96,6 +105,21 @@ class LeaseStore:
                 return self._beat(call, now)
             case _:
                 assert_never(call)
+
+    def _notice_absence(self, call: Call, now: int) -> None:
+        if self._away_after is None or not self._grace:
+            return
+        alone = False
+        if isinstance(call, Beat):
+            alone = not self._processes.keys() - {call.process}
+            if call.knew == self._name:
+                self._away_after = max(self._away_after, min(int(call.heard), now) + silence(self._grace))
+        if now <= self._away_after:
+            return
+        if not alone:
+            self._opens_at = self._emptied_at = now + self._grace
+            self._permits_at = max(self._permits_at, self._opens_at)
+        self._away_after = now + silence(self._grace)
 
     def _tokens(self, call: TakeTokens, now: int) -> TokensTaken:
         pace = call.pace
@@ -142,27 +166,20 @@ class LeaseStore:
         return PermitsHeld(now, granted, stocked, contended, opens_in, max(0, others + mine.count - call.limit))
 
     def _meet(self, call: HoldPermits | Beat, now: int, *, knew_another: bool) -> None:
+        self._grace = call.grace
         if self._name is None:
             self._name, self._began = str(now), now
             self._opens_at = self._permits_at = now + call.grace
+        if self._away_after is None:
+            self._away_after = now + silence(call.grace)
         if knew_another:
             self._permits_at = max(self._permits_at, self._began + call.lease)
 
     def _beat(self, call: Beat, now: int) -> Beaten:
-        others = [process for name, process in self._processes.items() if name != call.process]
         self._meet(call, now, knew_another=call.knew not in ("", self._name))
         assert self._name is not None  # since they have met
-        doubt = False
-        answered = [other.answered for other in others if other.answered is not None]
-        if call.out_for and others and now >= self._opens_at and not any(now - at < call.out_for for at in answered):
-            # Two beats tell that the first of them was answered.
-            doubt = bool(answered) and call.out_for < call.grace * 5 // 4
-            if not doubt:  # The store was away, for all of them.
-                self._opens_at = self._emptied_at = now + call.grace
-                self._permits_at = max(self._permits_at, self._opens_at)
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
-        mine = _Process(None if doubt else call.answered, now + call.lease, call.config, call.loads)
-        self._processes[call.process] = mine
+        self._processes[call.process] = _Process(now + call.lease, call.config, call.loads)
         for absence in call.absences:
             key = absence.kind, absence.identity
             self._absences[key] = max(self._absences.get(key, 0), now + absence.time)
@@ -170,10 +187,10 @@ class LeaseStore:
         return Beaten(
             now,
             self._name,
+            str(now),
             len(self._processes),
             list(self._processes).index(call.process),
             max(0, self._opens_at - now),
-            doubt,
             max(0, self._permits_at - now),
             len({process.config for process in self._processes.values()}),
             tuple(self._in_force()),

@@ -88,7 +88,7 @@ class LeasedLedger(Ledger):
         self.wake: Callable[[], None] = lambda: None
         """Is called when there is something to ask that should not wait for `next_look`."""
         self._beats = Beats(terms, health, self._held)
-        self._grace = _micro(2 * terms.beat)
+        self._grace = _micro(terms.grace)
         self._tokens: dict[str, Tokens] = {}
         self._permits: dict[str, Permits] = {}
         self._claims: list[Claim] = []
@@ -99,17 +99,13 @@ class LeasedLedger(Ledger):
         self._due_permits: set[str] = set()
         self._stocked: set[str] = set()
         self._holding: set[str] = set()
-        self._share = Share(terms.beat)
+        self._share = Share(terms)
         self._local: list[Tokens] = []
         """Whatever was used by ourselves since the store was last in touch."""
         self._next_beat = -math.inf
         self._trip = 0.0  # seconds from a question to its answer, lately: a busy process hears late
         self._next_look = self._next_return = 0.0
         self._lost_at: float | None = None
-        self._broke = False
-        """Whether the connection broke before it was lost: the store may be another one, or know less than before."""
-        self._answered = 0
-        """The last answer, by the store's clock."""
         self._opens_at = 0.0
         """When everybody may take something again, at the latest."""
         self._permits_at = 0.0
@@ -278,12 +274,12 @@ class LeasedLedger(Ledger):
         tokens.local_full_at = now + self._local_interval(tokens)
         if self._lost_at is None and tokens.owed is None:  # The store is there, and only holds everything back.
             assert self.fleet is not None  # as it has answered
-            self._owe(bucket, tokens, self.fleet.now)
+            self._owe(bucket, tokens, self.fleet.now, 0)
 
-    def _owe(self, bucket: str, tokens: Tokens, since: int) -> None:
+    def _owe(self, bucket: str, tokens: Tokens, since: int, trip: int) -> None:
         """What we used and will use by ourselves counts in the store, as if we had used all of our share."""
         assert self.fleet is not None  # as it has answered
-        until = self.fleet.now + self.fleet.opens_in
+        until = self.fleet.now + max(trip, self.fleet.opens_in)
         tokens.owed = ((until - since) // self._share.parts(tokens.rate.burst) + tokens.pace.cost(1), since, until)
         self._due_tokens.add(bucket)
         self._ask()
@@ -319,7 +315,9 @@ class LeasedLedger(Ledger):
         claims: list[Claim] = []
         if now >= self._next_beat:
             self._next_beat = now + self.terms.beat
-            asked.append((self._beats.beat(now, self._out_for(now), self._grace, config, self._answered), None))
+            asked.append((self._beats.beat(now, config), None))
+            # There is one trip at a time, so without them the next stock could come too late.
+            self._due_tokens |= self._stocked
         if self.fleet is not None and self._lost_at is None:
             open_ = self.in_touch(now)
             if open_:
@@ -336,14 +334,6 @@ class LeasedLedger(Ledger):
         if not asked:  # What they wait for has come back meanwhile, and no reply will follow.
             self._decide(claims, now)
         return [call for call, _ in asked]
-
-    def _out_for(self, now: float) -> int:
-        """As others have to know it: nothing is given out in the first moments."""
-        if self._lost_at is None or self.fleet is None:
-            return 0
-        if not self._broke and now < self._lost_at + self.terms.pause:
-            return 0
-        return max(1, _micro(now - self._lost_at))
 
     def _look(self, now: float) -> None:
         self._next_look = now + _TICK
@@ -411,10 +401,9 @@ class LeasedLedger(Ledger):
         batch = self._batch
         self._trip += (now - batch.at - self._trip) / 4
         for (call, lent), reply in zip(batch.asked, replies, strict=True):
-            self._answered = reply.now
             match call, reply, lent:
                 case Beat(), Beaten(), None:
-                    self._beaten(call, reply, batch.at, now)
+                    self._beaten(reply, batch.at, now)
                 case TakeTokens(), TokensTaken(), Tokens():
                     self._tokens_taken(call, reply, lent, batch.at, now)
                 case HoldPermits(), PermitsHeld(), Permits():
@@ -437,7 +426,6 @@ class LeasedLedger(Ledger):
         for _, lent in self._batch.asked:
             if isinstance(lent, Permits):
                 lent.renew_at = 0.0
-        self._broke = True
         self._claims = self._batch.claims + self._claims
         self._batch = _Batch(now, [], [])
         self._due_permits |= self._holding
@@ -464,15 +452,12 @@ class LeasedLedger(Ledger):
             else:
                 claim.decide(found or self._take(claim.limits, now))
 
-    def _beaten(self, call: Beat, reply: Beaten, asked_at: float, now: float) -> None:
-        if reply.doubt or (self._out_for(now) and not call.out_for):  # The answer took so long that we went on without.
-            self._next_beat = asked_at + self.terms.beat / 2 if reply.doubt else now
-            return
+    def _beaten(self, reply: Beaten, asked_at: float, now: float) -> None:
         before = self.fleet
         self._beats.heard(reply, now)
         back = self._lost_at is not None or (before is not None and before.store != reply.store)
+        went_on = self._lost_at is not None and now >= self._lost_at + self.terms.pause
         self._lost_at = None
-        self._broke = False
         self._share.heard(reply, now)
         held_back = self._opens_at > now
         if reply.opens_in:
@@ -481,8 +466,8 @@ class LeasedLedger(Ledger):
         if back or (reply.opens_in and not held_back):
             # Nobody gets anything until all have said what they used, and hold.
             for bucket, tokens in self._tokens.items():
-                if tokens.local_full_at is not None:
-                    self._owe(bucket, tokens, (before or reply).now)
+                if tokens.local_full_at is not None and (went_on or reply.opens_in):
+                    self._owe(bucket, tokens, (before or reply).now, _micro(now - asked_at))
             self._say_permits()
         self._hold_permits_back(reply.permits_in, now)
 

@@ -6,16 +6,17 @@ lost it, since they may have met in a new store meanwhile.
 
 import math
 
+from onwards_core._beats import LeaseTerms
 from onwards_core._lease_calls import Beaten
 
 
 class Share:
-    """Call `awake` at least once a beat, and `heard` with what the store says. beat: seconds between signs of life."""
+    """Call `awake` at least once a beat, and `heard` with what the store says."""
 
-    def __init__(self, beat: float) -> None:
+    def __init__(self, terms: LeaseTerms) -> None:
         self.ours = False
         """Whether there is one."""
-        self._beat = beat
+        self._terms = terms
         self._place: tuple[int, int] | None = None
         """How many processes there were when all was well, and our rank among them."""
         self._from = math.inf
@@ -31,13 +32,13 @@ class Share:
 
     def overslept(self, now: float) -> bool:
         """Whether we were stopped for longer than others wait for us to say what we hold."""
-        return now - self._awake_at > 2 * self._beat
+        return now - self._awake_at > self._terms.grace
 
     def heard(self, reply: Beaten, now: float) -> None:
         if reply.opens_in:
             return
         # Each of the others has heard of us after a beat of its own; one may just have been stopped.
-        self._from = min(self._from, now + 3 * self._beat)
+        self._from = min(self._from, now + self._terms.beat + self._terms.grace)
         if now >= self._from:
             self.ours = True
         if self.ours:

@@ -18,7 +18,7 @@ LEASE = 10**7
 
 
 def beat(process: str, config: str = "", **more) -> Beat:
-    return Beat(process, LEASE, 0, 0, config, **more)
+    return Beat(process, LEASE, 0, config, **more)
 
 
 # Configs
@@ -206,8 +206,8 @@ def test_absences_come_around():
 def test_the_store_tells_who_is_left_out():
     """To everybody, for as long as anybody said."""
     store = LeaseStore("store")
-    store.apply(Beat("p", 10**7, 0, 0, "", absences=(Absence("open", "a", 500), Absence("paused", "b", 50))), 0)
-    assert store.apply(Beat("q", 10**7, 0, 0, "", absences=(Absence("open", "a", 50),)), 100).absences == (
+    store.apply(Beat("p", 10**7, 0, "", absences=(Absence("open", "a", 500), Absence("paused", "b", 50))), 0)
+    assert store.apply(Beat("q", 10**7, 0, "", absences=(Absence("open", "a", 50),)), 100).absences == (
         Absence("open", "a", 400),
     )
 

@@ -21,6 +21,8 @@ class Run:
         self.fleet = Fleet(store or LeaseStore())
         self.local = local
         self.away = False
+        self.deaf = False
+        """While it is away: whether calls arrive, and only their answers do not."""
         self.hiccups = 0.0
         """How many of the calls are not answered, though the store is there."""
         self.names = 0
@@ -75,7 +77,9 @@ class Run:
                     process.arrive()
                 process.lose()
             elif self.away:
-                process.retry_at = self.fleet.at + 400_000
+                process.retry_at = self.fleet.at + 200_000
+                if self.deaf:
+                    self.fleet.apply_late(process.calls)
                 process.lose()
             else:
                 process.arrive()
@@ -141,6 +145,37 @@ def test_promise_while_some_are_silent_and_the_store_loses_its_data(seed, limit)
         run.pass_time(drawn.choice([0.5, 1.2, 1.8, 2.5]), demand=600, duration=0.5)
         run.stopped.clear()
         run.pass_time(2.5, demand=600, duration=0.5)
+    fleet.check_rates(limit)
+    assert run.refused > 0
+
+
+FULL = Limit("full", Rate.per_second(200, 1000))
+
+
+@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("limit", [FULL, PERMITS], ids=lambda limit: limit.identity)
+def test_promise_while_the_store_is_away_from_those_who_are_busy(seed, limit):
+    """For a moment, or for longer than a lease, and then it goes on with its data; or it hears everybody and nobody
+    hears it. Those who call first may be new, or have been stopped, or have had nothing to do."""
+    run = Run(seed, limit, 4)
+    drawn, fleet = run.random, run.fleet
+    for _ in range(4):
+        run.pass_time(drawn.choice([0.3, 1.5]), demand=600, busy=0.5, duration=drawn.choice([0.05, 0.5, 5.0]))
+        run.away, run.deaf = True, drawn.random() < 0.3
+        run.stopped = set(drawn.sample(fleet.processes, drawn.randrange(3)))
+        run.pass_time(drawn.choice([0.2, 0.5, 0.7, 1.0, 1.5, 4.0]), demand=600, busy=0.5, duration=0.5)
+        run.away = False
+        first = list(run.stopped) or fleet.processes[-1:]
+        if drawn.random() < 0.5:
+            run.start()
+            first = fleet.processes[-1:]
+        run.stopped.clear()
+        for process in first:
+            run.talk(process)
+            for _ in range(300):
+                process.request(limit)
+            run.talk(process)
+        run.pass_time(0.5, demand=600, busy=0.5)
     fleet.check_rates(limit)
     assert run.refused > 0
 

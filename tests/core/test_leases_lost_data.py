@@ -14,8 +14,8 @@ LEASE = 10_000_000
 GRACE = 2_000_000
 
 
-def beat(process: str, knew: str = "", out_for: int = 0) -> Beat:
-    return Beat(process, LEASE, out_for, GRACE, "", knew)
+def beat(process: str, knew: str = "", heard: str = "0") -> Beat:
+    return Beat(process, LEASE, GRACE, "", knew, heard)
 
 
 def asked(talker: Talker, limit: Limit, now: float) -> object:
@@ -99,8 +99,10 @@ def test_who_comes_late_and_knew_another_store_stops_what_is_left(at, permits_in
     a lease. Said again, or after that, it changes nothing."""
     store = LeaseStore()
     assert store.apply(beat("new"), 0).permits_in == GRACE
-    name = store.apply(beat("new", "0"), 0).store
+    name = mark = store.apply(beat("new", "0"), 0).store
     assert name == "0"
+    for then in range(0, at, 500_000):
+        mark = store.apply(beat("new", name, mark), then).mark
     store.apply(beat("late", "another"), at)
     told = store.apply(beat("new", name), at)
     assert (told.permits_in, told.opens_in) == (permits_in, max(0, GRACE - at))

@@ -1,14 +1,16 @@
-"""Who was out, alone or with all others, and what that means for those who were not."""
+"""A store that was away from all, or from one alone, and what that means for everybody."""
 
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 
 from onwards_core._beats import LeaseTerms
 from onwards_core._health import Health
-from onwards_core._lease_calls import Beat, Beaten, Pace, TakeTokens, TokensTaken
-from onwards_core._lease_store import LeaseStore
+from onwards_core._lease_calls import Beat, Beaten, HoldPermits, Pace, TakeTokens, TokensTaken
+from onwards_core._lease_store import LeaseStore, silence
 from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Limit, Permit, Rate, Refusal
-from tests.core.lease_support import PERMITS, RATE, Talker, in_touch
+from tests.core.lease_support import RATE, Talker, in_touch
 
 LEASE = 10_000_000
 GRACE = 2_000_000
@@ -20,66 +22,128 @@ class Told:
 
     def __init__(self, *processes: str) -> None:
         self.store = LeaseStore("store")
-        self.answered = dict.fromkeys(processes, 0)
-        for second in range(8, 11):
+        self.marks: dict[str, str] = {}
+        for at in range(8_000, 10_001, 500):
             for process in processes:
-                self.beat(process, second * 1000)
+                self.beat(process, at)
 
-    def beat(self, process: str, at: int, out_for: int = 0) -> Beaten:
-        """Times are milliseconds."""
-        call = Beat(process, LEASE, out_for * MS, GRACE, "", "store", self.answered[process])
+    def beat(self, process: str, at: int, *, knew: str = "store", answered: bool = True) -> Beaten:
+        """at: milliseconds. answered: whether it gets the answer."""
+        heard = self.marks.get(process)
+        call = Beat(process, LEASE, GRACE, "", knew, heard) if heard else Beat(process, LEASE, GRACE, "")
         reply = self.store.apply(call, at * MS)
-        self.answered[process] = at * MS
         assert isinstance(reply, Beaten)
+        if answered:
+            self.marks[process] = reply.mark
         return reply
 
 
-def test_one_that_was_out_alone_is_back_when_another_has_had_an_answer():
-    """That one is held back at no time. Its first sign of life tells what was before."""
+def test_one_that_was_out_alone_goes_on_at_once():
+    """Others had answers meanwhile, so what it used by itself is its own affair. Nobody is held back."""
     told = Told("p", "q")
-    assert told.beat("p", 10_600, out_for=500).doubt
-    assert told.beat("q", 11_000).opens_in == 0
-    assert told.beat("p", 11_100, out_for=1000).doubt
-    assert told.beat("q", 12_000).opens_in == 0
-    back = told.beat("p", 12_100, out_for=2000)
-    assert (back.doubt, back.opens_in) == (False, 0)
-    assert told.beat("q", 13_000).opens_in == 0
+    for at in range(10_500, 20_001, 500):
+        assert told.beat("q", at).opens_in == 0
+    assert told.beat("p", 20_100).opens_in == 0
 
 
-def test_when_all_are_out_the_store_was_away():
-    """As soon as the last of them says so, all hold back; also who heard before that nobody could tell."""
-    told = Told("p", "q", "r")
-    assert told.beat("p", 10_600, out_for=500).doubt
-    assert told.beat("q", 10_700, out_for=500).doubt
-    assert told.beat("r", 10_800, out_for=300).opens_in == GRACE
-    back = told.beat("p", 11_100, out_for=1000)
-    assert (back.doubt, back.opens_in) == (False, GRACE - 300 * MS)
+NEW = "a process that is new"
+PACE = Pace.of(Rate.per_second(100, 10))
 
 
-def test_when_nobody_has_had_an_answer_for_long_the_store_was_away():
-    """Who is silent may be out as well."""
+# The last answer that anybody told of was that of 9.5 s; `p` knows of a later one.
+@pytest.mark.parametrize(("first", "latest"), [("p", 11_500), (NEW, 11_000), ("permits", 11_000), ("tokens", 11_000)])
+@pytest.mark.parametrize("away", [False, True])
+def test_the_first_who_calls_finds_that_it_was_away(first, latest, away):
+    """Whoever that is: one that noticed nothing, one that is new, or a call that was waiting for long."""
     told = Told("p", "q")
-    assert told.beat("p", 12_590, out_for=2499).doubt
-    assert told.beat("p", 12_591, out_for=2500).opens_in == GRACE
+    at = latest + away
+    if first == "permits":
+        reply = told.store.apply(HoldPermits("i", 5, "p", 1, 0, 2, 0, LEASE, GRACE), at * MS)
+        assert (reply.granted, reply.opens_in) == ((0, GRACE) if away else (2, 0))
+    elif first == "tokens":
+        assert told.store.apply(TakeTokens("b", PACE, wanted=2), at * MS).granted == (0 if away else 2)
+    else:
+        reply = told.beat(first, at)
+        assert (reply.opens_in, reply.permits_in) == ((GRACE, GRACE) if away else (0, 0))
+    for process in ("p", "q"):
+        assert told.beat(process, at + 100).opens_in == (GRACE - 100 * MS if away else 0)
 
 
-def test_one_without_others_goes_on_at_once():
+def test_calls_that_are_not_answered_in_time_show_nothing():
+    """A store that is slow hears everybody, but everybody goes on by itself."""
+    told = Told("p", "q")
+    for at in (10_500, 11_000):
+        for process in ("p", "q"):
+            assert told.beat(process, at, answered=False).opens_in == 0
+    assert told.beat("p", 11_502, answered=False).opens_in == GRACE
+
+
+@pytest.mark.parametrize(("knew", "mark"), [("another", "10900000"), ("store", "99000000")])
+def test_answers_of_another_store_or_clock_show_nothing(knew, mark):
+    """What is told of a time that has not come yet was another server's, and shows no more than the call itself."""
+    told = Told("p", "q")
+    told.marks["p"] = mark
+    told.beat("p", 10_900, knew=knew, answered=False)
+    assert told.beat("q", 12_401).opens_in == GRACE
+
+
+def test_one_without_others_goes_on_at_once_also_from_a_store_that_was_away():
     """It knows itself what it used."""
-    back = Told("p").beat("p", 20_000, out_for=9000)
-    assert (back.doubt, back.opens_in) == (False, 0)
+    told = Told("p")
+    assert told.beat("p", 20_000).opens_in == 0
+    assert told.beat("p", 20_500).opens_in == 0
+
+
+def test_a_store_that_is_away_again_and_again():
+    """It is found out each time, also before it opened: all have to be heard in one go."""
+    told = Told("p", "q")
+    assert told.beat("p", 15_000, answered=False).opens_in == GRACE
+    assert told.beat("p", 16_501, answered=False).opens_in == GRACE
+    for at in range(17_000, 18_501, 500):
+        assert told.beat("q", at).opens_in == 18_501_000 - at * MS
+
+
+def test_buckets_are_empty_when_the_store_was_away_from_all():
+    """What one of them used by itself may never be heard, if it is stopped or was killed."""
+    told = Told("p", "silent")
+    assert told.beat("p", 15_000).opens_in == GRACE
+    for bucket in ("used before", "new"):
+        wish = TakeTokens(bucket, PACE, wanted=5, stock=5)
+        for at in range(15_500, 17_000, 500):
+            told.beat("p", at)
+        assert told.store.apply(wish, 17_000 * MS) == TokensTaken(17_000 * MS, 0, 0, 10 * MS)
+        assert told.store.apply(wish, 17_020 * MS) == TokensTaken(17_020 * MS, 2, 0, 10 * MS)
+    for at in range(17_000, 30_001, 500):
+        told.beat("p", at)
+    assert told.store.apply(TakeTokens("used before", PACE, wanted=20), 30_000 * MS).granted == 10
+
+
+# A process's side
+
+
+@given(st.floats(1, 3600))
+def test_nobody_goes_on_by_itself_before_the_store_can_tell(lease):
+    """Also where its clock is slow by a hundredth. Who missed a sign of life is not taken for out, and who is back
+    after a pause holds its permits still."""
+    terms = LeaseTerms("p", lease=lease)
+    told = silence(round(terms.grace * 1e6)) / 1e6
+    assert 2.9 * terms.beat < told < terms.pause * 0.99
+    connecting, looking = 0.2, 0.1
+    assert terms.beat + looking + terms.pause + connecting < terms.lease * 0.99
 
 
 def test_of_a_bucket_with_fewer_tokens_than_processes_not_all_have_a_part():
     """The youngest is refused as by the rate."""
     store = LeaseStore("the store")
     talkers = [Talker(LeasedLedger(LeaseTerms(name), Health()), store) for name in "pq"]
-    for second in range(6):
+    for beat in range(12):
         for talker in talkers:
-            talker.talk(second)
+            talker.talk(beat / 2)
     one = Limit("one", Rate.per_second(1, 1))
     for talker in talkers:
         lost(talker, 6.0).ledger.acquire([one], 6.0)
-    assert [isinstance(talker.ledger.acquire([one], 7.1), Permit) for talker in talkers] == [True, False]
+        talker.ledger.awake(8.0)
+    assert [isinstance(talker.ledger.acquire([one], 8.1), Permit) for talker in talkers] == [True, False]
 
 
 def lost(talker: Talker, at: float) -> Talker:
@@ -88,73 +152,27 @@ def lost(talker: Talker, at: float) -> Talker:
     return talker
 
 
-def beat_of(talker: Talker, now: float) -> Beat:
-    (call,) = talker.ledger.collect(now)
-    assert isinstance(call, Beat)
-    return call
-
-
-def test_who_is_back_within_a_moment_was_not_out():
-    """As it has given out nothing."""
+def test_who_is_back_before_the_store_can_take_it_for_away_has_used_nothing():
+    """So there is nothing to tell, and it is in touch at once."""
     talker = lost(in_touch(), 1.0)
     assert talker.ledger.away
-    assert isinstance(talker.ledger.acquire([RATE], 1.2), Refusal)
-    (call, *_) = talker.talk(1.24)
-    assert call.out_for == 0
-    assert talker.ledger.in_touch(1.24)
-    assert not talker.ledger.away
-
-
-def test_an_answer_that_comes_after_that_moment_does_not_count():
-    """It went on by itself meanwhile, and has to say so."""
-    talker = lost(in_touch(), 1.0)
-    call = beat_of(talker, 1.1)
-    assert call.out_for == 0
     talker.ledger.acquire([RATE], 1.1)
-    assert isinstance(talker.ledger.acquire([RATE], 1.3), Permit)
-    talker.ledger.replied([talker.store.apply(call, 1_200_000)], 1.3)
-    assert talker.ledger.away
-    assert talker.ledger.next_look() <= 1.3
-    (call, *_) = talker.talk(1.3)
-    assert call.out_for == 300_000
-    assert talker.ledger.in_touch(1.3)
+    assert talker.ledger.acquire([RATE], 2.5) == Refusal("rate_limit", pytest.approx(0.05), "rate")
+    calls = talker.talk(2.51)
+    assert not any(isinstance(call, TakeTokens) and call.owed for call in calls)
+    assert talker.ledger.in_touch(2.51)
+    assert not talker.ledger.away
+    assert not any(isinstance(call, TakeTokens) and call.owed for call in talker.talk(2.52))
 
 
-def test_who_can_not_tell_asks_again_and_goes_on_by_itself():
-    """Half a beat later."""
-    talker = in_touch()
-    other = Beat("other", LEASE, 0, GRACE, "", "the store")
-    talker.store.apply(other, 500_000)
-    talker.ledger.acquire([PERMITS], 0.9)
-    talker.talk(0.9)
-    lost(talker, 1.0)
-    talker.ledger.acquire([RATE], 1.0)
-    assert talker.talk(2.0)[0].out_for == 1_000_000
-    assert talker.ledger.away
-    assert isinstance(talker.ledger.acquire([RATE], 2.1), Permit)
-    assert talker.ledger.next_look() == pytest.approx(2.5)
-    talker.store.apply(Beat("other", LEASE, 0, GRACE, "", "the store", 2_300_000), 2_400_000)
-    talker.talk(2.5)
-    assert talker.ledger.in_touch(2.5)
-
-
-def test_after_a_connection_broke_each_moment_counts():
-    """What is there again may be a server that was started anew, with less than it knew before."""
-    talker = in_touch()
-    talker.ledger.collect(1.0)
-    talker.ledger.interrupted(1.0)
-    lost(talker, 1.01)
-    assert beat_of(talker, 1.06).out_for == 50_000
-
-
-def test_buckets_are_empty_when_the_store_was_away_from_all():
-    """What one of them used by itself may never be heard, if it is stopped or was killed."""
-    told = Told("p", "silent")
-    assert told.beat("p", 15_000, out_for=5000).opens_in == GRACE
-    pace = Pace.of(Rate.per_second(100, 10))
-    for bucket in ("used before", "new"):
-        wish = TakeTokens(bucket, pace, wanted=5, stock=5)
-        assert told.store.apply(wish, 17_000 * MS) == TokensTaken(17_000 * MS, 0, 0, 10 * MS)
-        assert told.store.apply(wish, 17_020 * MS) == TokensTaken(17_020 * MS, 2, 0, 10 * MS)
-    told.beat("p", 17_000)
-    assert told.store.apply(TakeTokens("used before", pace, wanted=20), 30_000 * MS).granted == 10
+def test_what_was_used_while_an_answer_was_under_way_is_told():
+    """Up to the moment at which it is there."""
+    talker = lost(in_touch(), 1.0)
+    talker.ledger.acquire([RATE], 1.1)
+    calls = talker.ledger.collect(2.0)
+    replies = [talker.store.apply(call, 2_000_000) for call in calls]
+    assert isinstance(talker.ledger.acquire([RATE], 2.6), Permit)
+    talker.ledger.replied(replies, 3.0)
+    (owing,) = [call for call in talker.talk(3.0) if isinstance(call, TakeTokens)]
+    assert (owing.owed_since, owing.owed_until) == (0, 3_000_000)
+    assert owing.owed >= 3_000_000

@@ -25,7 +25,7 @@ from tests.trio.gateway_support import tcp_pair
 from tests.trio.program_support import read_until, running
 
 LEASE = 10_000_000
-BEAT = Beat("one", LEASE, 0, 0, "config", absences=(Absence("open", "provider", 1000),))
+BEAT = Beat("one", LEASE, 0, "config", absences=(Absence("open", "provider", 1000),))
 HOLD = HoldPermits("limit", 3, "one", 1, 0, 2, 1, LEASE, 0)
 TAKE = TakeTokens("bucket", Pace(1000, 1, 4000), 2, stock=1, lifetime=500)
 
@@ -46,7 +46,7 @@ async def test_calls_over_a_channel(autojump_clock: trio.testing.MockClock) -> N
             assert list(map(type, replies)) == [Beaten, PermitsHeld, TokensTaken]
             assert replies == [model.apply(call, now) for call in (BEAT, HOLD, TAKE)]
             other = store.answer()
-            await talk([Beat("two", LEASE, 0, 0, "config")])
+            await talk([Beat("two", LEASE, 0, "config")])
             store.forget(other)
             assert (await talk([BEAT]))[0].processes == 2
             store.forget(answer)

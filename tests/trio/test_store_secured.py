@@ -17,7 +17,7 @@ from tests.trio.test_store_redis import config
 pytestmark = [needs_redis, pytest.mark.filterwarnings("ignore:Unclosed <MemoryObject:ResourceWarning")]
 
 LEASE = 10_000_000
-BEAT = Beat("one", LEASE, 0, 0, "")
+BEAT = Beat("one", LEASE, 0, "")
 HOLD = HoldPermits("limit", 5, "one", 1, 0, 3, 0, LEASE, 0)
 
 

@@ -19,7 +19,7 @@ _LATE: Final = 0.01
 _TURNS: Final = 10
 """Turns of the event loop that a call gets at least. It needs five, and each is long while many clients are served: a
 gateway that is busy must not take the store for lost."""
-_BACKOFF: Final = (0.0, 0.05, 0.1, 0.2, 0.4)
+_BACKOFF: Final = (0.0, 0.05, 0.1, 0.2)
 """Seconds between attempts to connect; the last one goes on."""
 
 _log = logging.getLogger("onwards.store")

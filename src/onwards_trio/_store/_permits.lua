@@ -3,25 +3,18 @@
 local limit, process, turn, holds = tonumber(ARGV[1]), ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local wanted, stock = tonumber(ARGV[5]), tonumber(ARGV[6])
 local lease, grace = tonumber(ARGV[7]), tonumber(ARGV[8])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
 local CONTENDED = 1000000
 
-local permits_at = tonumber(redis.call('HGET', KEYS[1], 'permits_at') or false)
-if not permits_at then  -- Who asks for permits has heard a store: that was another one.
-    permits_at = now + math.max(grace, lease)
-    local function digits(number) return string.format('%.0f', number) end
-    redis.call('HSET', KEYS[1], 'name', digits(now), 'opens_at', digits(now + grace), 'permits_at', digits(permits_at))
-end
-redis.call('EXPIRE', KEYS[1], 86400)
-local opens_in = math.max(0, permits_at - now)
+notice_absence(false)
+meet(grace, lease, not store.name)  -- Who asks for permits has heard a store: if this one is new, that was another one.
+local opens_in = math.max(0, store.permits_at - now)
 
 local total = tonumber(redis.call('HGET', KEYS[2], 'total') or 0)
 local function forget(name)
     total = total - tonumber(redis.call('HGET', KEYS[2], 'count ' .. name) or 0)
     redis.call('HDEL', KEYS[2], 'count ' .. name, 'turn ' .. name)
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', string.format('%.0f', now))) do
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now))) do
     forget(name)
     redis.call('ZREM', KEYS[3], name)
 end
@@ -34,18 +27,18 @@ if not last or last < turn then
     if opens_in == 0 then free = math.max(0, limit - total - holds) end
     granted = math.min(wanted, free)
     if granted < wanted then
-        redis.call('HSET', KEYS[2], 'refused_at', string.format('%.0f', now))
+        redis.call('HSET', KEYS[2], 'refused_at', digits(now))
     else
         stocked = math.min(stock, free - granted)
     end
     local count = holds + granted + stocked
     total = total + count
     redis.call('HSET', KEYS[2], 'count ' .. process, count, 'turn ' .. process, turn)
-    redis.call('ZADD', KEYS[3], string.format('%.0f', now + lease), process)
+    redis.call('ZADD', KEYS[3], digits(now + lease), process)
 end
 redis.call('HSET', KEYS[2], 'total', total)
 local last_until = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or now
-local keep = string.format('%.0f', math.ceil((tonumber(last_until) - now + CONTENDED) / 1000))
+local keep = digits(math.ceil((tonumber(last_until) - now + CONTENDED) / 1000))
 redis.call('PEXPIRE', KEYS[2], keep)
 redis.call('PEXPIRE', KEYS[3], keep)
 local contended = now - tonumber(redis.call('HGET', KEYS[2], 'refused_at') or -CONTENDED) < CONTENDED

@@ -46,13 +46,15 @@ _TIMEOUT: Final = 2.0
 # What breaks is told in our own words; coredis would add pages of tracebacks.
 logging.getLogger("coredis").setLevel(logging.CRITICAL + 1)
 
-_SCRIPTS: Final = {
-    name: files("onwards_trio._store").joinpath(f"_{name}.lua").read_text()
-    for name in ("tokens", "permits", "beat", "touch")
-}
+
+def _script(name: str) -> str:
+    return files("onwards_trio._store").joinpath(f"_{name}.lua").read_text()
 
 
-_BEAT_KEYS: Final = ("store", "answered", "alive", "since", "configs", "absences", "loads", "load", "rollout")
+_SCRIPTS: Final = {name: _script("about") + _script(name) for name in ("tokens", "permits", "beat", "touch")}
+
+
+_BEAT_KEYS: Final = ("store", "alive", "since", "configs", "absences", "loads", "load", "rollout")
 
 
 @attrs.frozen
@@ -193,12 +195,13 @@ class _Connection:
                 return [self._permits(call)], _permits_held
             case Beat():
                 # Each part has a name of its own, since each may lose its data alone.
-                first, *others = call.knew.split() or [""] * len(self._tags)
+                knew = call.knew.split() or [""] * len(self._tags)
+                heard = call.heard.split() or [""] * len(self._tags)
                 touches = [
-                    _Command("touch", [f"{tag}store"], [call.grace, call.lease, knew])
-                    for tag, knew in zip(self._tags[1:], others, strict=True)
+                    _Command("touch", [f"{tag}store"], [call.grace, call.lease, *known])
+                    for tag, *known in list(zip(self._tags, knew, heard, strict=True))[1:]
                 ]
-                return [self._beat(call, first), *touches], _beaten
+                return [self._beat(call, knew[0], heard[0]), *touches], _beaten
 
     def _key(self, kind: str, identity: str) -> tuple[str, str]:
         """A limit's tag and key. Names of pools and keys don't go into the store."""
@@ -212,7 +215,7 @@ class _Connection:
         wish = [call.wanted, call.stock, call.lifetime]
         return _Command(
             "tokens",
-            [key, f"{tag}store"],
+            [f"{tag}store", key],
             [*pace, *wish, call.returned, call.returned_from, call.owed, call.owed_since, call.owed_until],
         )
 
@@ -222,11 +225,11 @@ class _Connection:
         wish = [call.wanted, call.stock, call.lease, call.grace]
         return _Command("permits", [f"{tag}store", key, f"{key}:until"], [*account, *wish])
 
-    def _beat(self, call: Beat, knew: str) -> _Command:
+    def _beat(self, call: Beat, knew: str, heard: str) -> _Command:
         tag = self._tags[0]
         keys = [f"{tag}{name}" for name in _BEAT_KEYS]
-        arguments: list[str | int] = [call.process, call.lease, call.out_for, call.grace, call.config]
-        arguments += [knew, call.answered, LISTED, len(call.absences)]
+        arguments: list[str | int] = [call.process, call.lease, call.grace, call.config]
+        arguments += [knew, heard, LISTED, len(call.absences)]
         for absence in call.absences:
             arguments += [f"{absence.kind} {absence.identity}", absence.time]
         for load in call.loads:
@@ -251,16 +254,16 @@ def _permits_held(results: list[Any]) -> PermitsHeld:
 
 
 def _beaten(results: list[Any]) -> Beaten:
-    now, doubt, processes, rank, configs, in_force, absences, loads = results[0][3:]
-    names, opens_in, permits_in = zip(*(part[:3] for part in results), strict=True)
+    processes, rank, configs, in_force, absences, loads = results[0][4:]
+    names, marks, opens_in, permits_in = zip(*(part[:4] for part in results), strict=True)
     named = [(name.decode().split(" ", 1), int(time)) for name, time in zip(absences[::2], absences[1::2], strict=True)]
     return Beaten(
-        now,
+        int(marks[0]),
         b" ".join(names).decode(),
+        b" ".join(marks).decode(),
         processes,
         rank,
         max(opens_in),
-        bool(doubt),
         max(permits_in),
         configs,
         tuple(InForce(each[0].decode(), each[1], tuple(name.decode() for name in each[2])) for each in in_force),

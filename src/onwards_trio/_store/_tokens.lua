@@ -1,11 +1,10 @@
--- TakeTokens, as `LeaseStore._tokens` has it. Times are microseconds; all numbers stay below 2^53, where doubles are exact.
--- KEYS: the moment at which the bucket is full again; about the store: `emptied_at`.
+-- TakeTokens, as `LeaseStore._tokens` has it.
+-- KEYS: about the store; the moment at which the bucket is full again.
 local time, tokens, slack = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
 local wanted, stock, lifetime = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local returned, returned_from = tonumber(ARGV[7]), tonumber(ARGV[8])
 local owed, owed_since, owed_until = tonumber(ARGV[9]), tonumber(ARGV[10]), tonumber(ARGV[11])
-local clock = redis.call('TIME')
-local now = clock[1] * 1000000 + clock[2]
+notice_absence(false)
 
 local function divide(a, b)  -- rounded down: a quotient may have been rounded up to the next whole number
     local quotient = math.floor(a / b)
@@ -15,14 +14,13 @@ end
 local function cost(count) return divide(count * time + tokens - 1, tokens) end
 local function affordable(free) return divide(free * tokens, time) end
 
-local full_at = tonumber(redis.call('GET', KEYS[1]) or 0)
+local full_at = tonumber(redis.call('GET', KEYS[2]) or 0)
 if owed > 0 then
     local empty = owed_until + slack + cost(1)
     full_at = math.max(full_at, math.min(math.max(full_at, owed_since) + owed, empty))
 end
 local worth = divide(returned * time, tokens) - math.max(0, now - returned_from)
-local emptied_at = redis.call('HGET', KEYS[2], 'emptied_at')
-local empty = emptied_at and tonumber(emptied_at) + slack + cost(1) or 0
+local empty = store.emptied_at and store.emptied_at + slack + cost(1) or 0
 full_at = math.max(full_at - math.max(0, worth), empty, now)
 local latest = now + slack
 local granted, stocked, wait = 0, 0, 0
@@ -41,5 +39,5 @@ else
 end
 -- Kept for ten minutes more, for what is owed from before the store was away.
 local keep = math.ceil((full_at - now) / 1000) + 600000
-redis.call('SET', KEYS[1], string.format('%.0f', full_at), 'PX', string.format('%.0f', keep))
+redis.call('SET', KEYS[2], digits(full_at), 'PX', digits(keep))
 return {now, granted, stocked, wait}
