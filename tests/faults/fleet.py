@@ -20,14 +20,12 @@ from random import Random
 import h11
 import trio
 
+from onwards_core import LeaseTerms
 from tests.faults.promises import Allowance, Request, Span, first_after, joined, most_at_once, most_beyond, outside
 from tests.trio.gateway_support import Client
 
 LEASE = 2.0
-BEAT = 0.4
-"""Seconds between two signs of life: a fifth of the lease."""
-GRACE = 2 * BEAT
-"""Seconds for which a store that was away holds everything back."""
+TERMS = LeaseTerms("any", LEASE)
 WORKERS = 2
 RATES = {"slow": (40, 10), "stocked": (120, 120)}
 """For each alias, requests a second and burst. Of the second one gateways are lent a stock."""
@@ -89,7 +87,7 @@ class Gateway:
         elif "limits can't be reached" in message:
             self.away.setdefault(told["process"], self._when(told))
         elif "limits is back" in message:
-            self._is_back(told["process"], self._when(told) + GRACE)
+            self._is_back(told["process"], self._when(told))
 
     def _is_back(self, process: str, at: float) -> None:
         if (since := self.away.pop(process, None)) is not None:
@@ -260,7 +258,8 @@ class Fleet:
             and not any(start <= each.seen <= end for start, end in self.forgotten)
         ]
         rate, burst = RATES[alias]
-        alone = outside(chain.from_iterable(gateway.alone for gateway in self.gateways), self.outages)
+        by_themselves = chain.from_iterable(gateway.alone for gateway in self.gateways)
+        alone = outside(((start + TERMS.pause, end) for start, end in by_themselves), self.outages)
         # One gateway fails at a time, so nobody knows of fewer processes than those of the others.
         share = 1 / ((len(self.gateways) - 1) * WORKERS)
         return most_beyond(spans, Allowance(rate, burst, self.refills, alone, share))
@@ -280,7 +279,7 @@ class Fleet:
         ends = [request.done, request.left, self._stopped]
         if request.broken:
             ends.append(first_after(self.kills[request.gateway], request.seen))
-        alone = [(start, end - GRACE) for start, end in self.gateways[request.gateway].alone]
+        alone = self.gateways[request.gateway].alone
         absences = [*self.absences[request.gateway], *alone]
         ends += [dead for dead, back in _dead(absences) if request.seen < dead <= back]
         # Who is cut off alone may have its share beside what others get.
@@ -292,5 +291,5 @@ class Fleet:
 def _dead(absences: Iterable[Span]) -> Iterator[Span]:
     """When somebody is taken for dead: who was not heard of for as long as the lease. The last sign of life may be a
     beat older, and the next one a beat late. Who is stopped while the store is away was not heard of all that time."""
-    silent = joined(absences, within=BEAT)
-    return ((start + LEASE - 2 * BEAT, end) for start, end in silent if end - start > LEASE - 2 * BEAT)
+    silent, shortest = joined(absences, within=TERMS.beat), LEASE - 2 * TERMS.beat
+    return ((start + shortest, end) for start, end in silent if end - start > shortest)

@@ -16,7 +16,7 @@ from random import Random
 import pytest
 import trio
 
-from tests.faults.fleet import AT_ONCE, BEAT, GRACE, LEASE, RATES, Fleet
+from tests.faults.fleet import AT_ONCE, LEASE, RATES, TERMS, Fleet
 from tests.trio.store_support import StoreServer, needs_server, store_cluster, store_server, watched_servers
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "0"))
@@ -120,7 +120,7 @@ class Schedule:
         back = trio.current_time()
         for absences in self.fleet.absences:
             absences.append((start, back))
-        await trio.sleep(2 * BEAT)  # By then everybody has tried.
+        await trio.sleep(2 * TERMS.beat)  # By then everybody has tried.
         told = await trio.to_thread.run_sync(self.store.ask, "HGET", "{onwards}store", "opens_at")
         opens = max(back, float(told) / 1e6 - time.time() + trio.current_time())
         self.fleet.outages.append((start, opens))
@@ -152,7 +152,7 @@ async def held_to_the_promise(fleet: Fleet, schedule: Schedule, *kinds: list[Fau
         async with trio.open_nursery() as failing:
             for faults in kinds:
                 failing.start_soon(schedule.run, faults, start + seconds)
-        whole = await fleet.all_permits(within=LEASE + GRACE + PATIENCE)
+        whole = await fleet.all_permits(within=LEASE + TERMS.grace + PATIENCE)
         before = len(fleet.requests)
         with trio.fail_after(PATIENCE):  # Requests are let through again.
             while {each.alias for each in fleet.requests[before:] if each.seen} != {*RATES, "held"}:  # noqa: ASYNC110
