@@ -142,7 +142,7 @@ class Beat:
 
     process: str
     lease: int
-    """After which the process is taken for dead, if it gives no other."""
+    """After which the process is taken for dead, if it gives no other. 0: it ends now."""
     grace: int
     """How long the store is to hold everything back if it was away, or has lost its data: everybody says within that
     time what is held. 0: it does not ask whether it was away."""
@@ -166,7 +166,7 @@ class Beaten:
     """Tells the store when it gave this answer. Who tells it shows that the store was there then."""
     processes: int
     rank: int
-    """Among them, by age."""
+    """Among them, by age. 0 as well for one that ends."""
     opens_in: int
     """How long to hold everything back; 0: not at all."""
     permits_in: int

@@ -179,7 +179,12 @@ class LeaseStore:
         self._meet(call, now, knew_another=call.knew not in ("", self._name))
         assert self._name is not None  # since they have met
         self._processes = {name: process for name, process in self._processes.items() if process.until > now}
-        self._processes[call.process] = _Process(now + call.lease, call.config, call.loads)
+        if call.lease:
+            self._processes[call.process] = _Process(now + call.lease, call.config, call.loads)
+        else:
+            self._processes.pop(call.process, None)
+        if not self._processes:  # Whoever comes next has nobody to wait for.
+            self._away_after = None
         for absence in call.absences:
             key = absence.kind, absence.identity
             self._absences[key] = max(self._absences.get(key, 0), now + absence.time)
@@ -189,7 +194,7 @@ class LeaseStore:
             self._name,
             str(now),
             len(self._processes),
-            list(self._processes).index(call.process),
+            list(self._processes).index(call.process) if call.lease else 0,
             max(0, self._opens_at - now),
             max(0, self._permits_at - now),
             len({process.config for process in self._processes.values()}),

@@ -396,6 +396,18 @@ class LeasedLedger(Ledger):
                     permits,
                 )
 
+    def leave(self, now: float) -> list[Call]:
+        """What to tell in the end, so that nobody waits until what is lent here is over. Ask nothing after it."""
+        calls: list[Call] = []
+        if self.fleet is None or self._lost_at is not None:
+            return calls
+        name, lease = self.terms.process, _micro(self.terms.lease)
+        for identity in self._holding:
+            self._turn += 1
+            permits, used = self._permits[identity], self._held.get(identity, 0)
+            calls.append(HoldPermits(identity, permits.limit, name, self._turn, used, 0, 0, lease, self._grace))
+        return [*calls, self._beats.beat(now, "", last=True)]
+
     def replied(self, replies: Sequence[Reply], now: float) -> None:
         """The store answered all that `collect` gave."""
         batch = self._batch

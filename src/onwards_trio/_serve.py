@@ -187,6 +187,8 @@ async def serve(options: Options, worker: Worker | None = None) -> None:  # noqa
         await server.serve(listeners)
         if incidents is not None:
             await incidents.aclose()
+        if store is not None:
+            await store.leave()
         if worker:
             await worker.finish(metrics.collect())
         nursery.cancel_scope.cancel()

@@ -118,6 +118,16 @@ def test_buckets_are_empty_when_the_store_was_away_from_all():
     assert told.store.apply(TakeTokens("used before", PACE, wanted=20), 30_000 * MS).granted == 10
 
 
+def test_who_ends_is_waited_for_by_nobody():
+    """Others are held back only where somebody is left who may have used something."""
+    told = Told("p", "q")
+    assert told.store.apply(Beat("p", 0, GRACE, ""), 10_100 * MS).processes == 1
+    assert told.beat(NEW, 12_000).opens_in == GRACE
+    for process in ("q", NEW):
+        told.store.apply(Beat(process, 0, GRACE, ""), 12_100 * MS)
+    assert told.beat("r", 30_000).opens_in == 0
+
+
 # A process's side
 
 

@@ -12,7 +12,7 @@ from onwards_core import LeasedLedger, LeaseTerms
 from onwards_core._health import Health
 from onwards_core._lease_calls import Call, Reply
 from onwards_core._lease_store import LeaseStore
-from onwards_core._ledger import Claim, Limit, Rate, Refusal
+from onwards_core._ledger import Claim, Limit, Permit, Rate, Refusal
 from onwards_trio._store import Keeper, StoreError
 from onwards_trio._store._protocol import Talk
 
@@ -182,6 +182,49 @@ async def test_all_who_were_out_wait_for_each_other(autojump_clock: trio.testing
         await trio.sleep(1.5)
         assert keeper.ledger.in_touch(trio.current_time())
         assert other.ledger.in_touch(trio.current_time())
+
+
+PERMITS = Limit("permits", permits=40)
+
+
+async def test_who_ends_says_so(autojump_clock: trio.testing.MockClock) -> None:
+    """Others have its permits and its share at once, and not when its lease is over. Who comes when nobody is left does
+    not wait for anybody."""
+    async with kept() as (keeper, store), kept(name="two", beside=store) as (other, _):
+        claim = keeper.ledger.acquire([PERMITS], trio.current_time())
+        await trio.sleep(0.01)
+        claim.outcome.release()
+        await keeper.leave()
+        assert trio.current_time() == pytest.approx(20.61)  # It took no time.
+        await trio.sleep(0.6)
+        assert other.ledger.fleet.processes == 1
+        claims = [other.ledger.acquire([PERMITS], trio.current_time()) for _ in range(40)]
+        await trio.sleep(0.01)
+        assert all(isinstance(claim.outcome, Permit) for claim in claims)
+        for claim in claims:
+            claim.outcome.release()
+        await other.leave()
+        await trio.sleep(60)
+        third = Keeper(LeasedLedger(LeaseTerms("three"), Health()), store)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(third.run)
+            await trio.sleep(0.01)
+            assert third.opened.is_set()
+            nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("delay", [5.0, None])
+async def test_who_ends_while_the_store_is_away(autojump_clock: trio.testing.MockClock, delay: float | None) -> None:
+    """It does not wait for it."""
+    async with kept() as (keeper, store):
+        store.delay = delay
+        began = trio.current_time()
+        await keeper.leave()
+        assert trio.current_time() - began <= 0.1
+        await trio.sleep(1)
+        began = trio.current_time()
+        await keeper.leave()
+        assert trio.current_time() - began <= 0.1
 
 
 @pytest.mark.parametrize(("delay", "found"), [(0.02, ("granted", 0.04)), (0.04, ("rate_limit", 0.05))])

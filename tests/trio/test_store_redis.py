@@ -64,7 +64,7 @@ HOLDS = st.builds(
 BEATS = st.builds(
     Beat,
     process=PROCESSES,
-    lease=st.sampled_from([1, 500, 3_000, 10**7]),
+    lease=st.sampled_from([0, 1, 500, 3_000, 10**7]),
     grace=st.sampled_from([0, 1, 1_000, 10**6]),
     config=st.sampled_from(["", "one", "two"]),
     knew=st.sampled_from(["", "another", "this"]),
@@ -137,7 +137,7 @@ def test_scripts_decide_as_the_core_does(server, batches):
 MANY_BEATS = st.builds(
     Beat,
     process=st.integers(0, LISTED + 3).map("process {}".format),
-    lease=st.sampled_from([3_000, 10**7, 10**7, 10**7]),
+    lease=st.sampled_from([0, 3_000, 10**7, 10**7, 10**7]),
     grace=st.just(0),
     config=st.integers(0, 4).map(str),
 )

@@ -42,7 +42,9 @@ end
 -- A Beat. alone: whether no other process is known; `knew` and `heard` as it has them.
 local function hear(alone, grace, lease, knew, heard)
     local is_known = store.name and knew == digits(store.name)
-    if is_known then note('away_after', math.max(store.away_after, math.min(tonumber(heard), now) + silence())) end
+    if is_known and store.away_after then
+        note('away_after', math.max(store.away_after, math.min(tonumber(heard), now) + silence()))
+    end
     notice_absence(alone)
     meet(grace, lease, knew ~= '' and not is_known)
 end

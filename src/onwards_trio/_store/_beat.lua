@@ -47,19 +47,24 @@ local others = redis.call('ZCARD', KEYS[2])
 if redis.call('ZSCORE', KEYS[2], process) then others = others - 1 end
 hear(others == 0, grace, lease, knew, heard)
 
+if lease == 0 then redis.call('ZADD', KEYS[2], 0, process) end
 for _, dead in ipairs(redis.call('ZRANGEBYSCORE', KEYS[2], '-inf', digits(now))) do
     forget_config(dead)
     forget_load(dead)
     redis.call('ZREM', KEYS[2], dead)
     redis.call('ZREM', KEYS[3], dead)
 end
-redis.call('ZADD', KEYS[2], digits(now + lease), process)
-redis.call('ZADD', KEYS[3], 'NX', digits(now), process)
-local entry = string.format('p %s %016.0f %s', config, redis.call('ZSCORE', KEYS[3], process), process)
-if redis.call('HGET', KEYS[4], process) ~= entry or not redis.call('ZSCORE', KEYS[8], entry) then
-    forget_config(process)
-    change(entry, 'ZADD', 0, entry)
-    redis.call('HSET', KEYS[4], process, entry)
+if lease > 0 then
+    redis.call('ZADD', KEYS[2], digits(now + lease), process)
+    redis.call('ZADD', KEYS[3], 'NX', digits(now), process)
+    local entry = string.format('p %s %016.0f %s', config, redis.call('ZSCORE', KEYS[3], process), process)
+    if redis.call('HGET', KEYS[4], process) ~= entry or not redis.call('ZSCORE', KEYS[8], entry) then
+        forget_config(process)
+        change(entry, 'ZADD', 0, entry)
+        redis.call('HSET', KEYS[4], process, entry)
+    end
+elseif redis.call('ZCARD', KEYS[2]) == 0 then
+    redis.call('HDEL', KEYS[1], 'away_after')
 end
 
 for index = 9, loads_from - 1, 2 do
@@ -71,7 +76,7 @@ redis.call('ZREMRANGEBYSCORE', KEYS[5], '-inf', digits(now))
 
 forget_load(process)
 local loads = redis.call('HGETALL', KEYS[7])
-if loads_from < #ARGV then
+if lease > 0 and loads_from < #ARGV then
     local mine = {}
     for index = loads_from, #ARGV, 2 do
         mine[ARGV[index]] = tonumber(ARGV[index + 1])
@@ -98,5 +103,5 @@ local absences = redis.call('ZRANGE', KEYS[5], 0, -1, 'WITHSCORES')
 for index = 2, #absences, 2 do absences[index] = digits(tonumber(absences[index]) - now) end
 return {
     digits(store.name), digits(now), math.max(0, store.opens_at - now), math.max(0, store.permits_at - now),
-    redis.call('ZCARD', KEYS[2]), redis.call('ZRANK', KEYS[3], process), different, in_force, absences, loads
+    redis.call('ZCARD', KEYS[2]), redis.call('ZRANK', KEYS[3], process) or 0, different, in_force, absences, loads
 }

@@ -49,6 +49,8 @@ class Keeper:
         self._deadline = deadline
         self._wanted = trio.Event()
         self._away = False
+        self._leaving = False
+        self._left = trio.Event()
         self._asked_at = 0.0
         ledger.wake = self._wake
 
@@ -93,6 +95,13 @@ class Keeper:
                     self.ledger.interrupted(trio.current_time())
                     nursery.start_soon(self._lose_at, self._asked_at + self._deadline, self.calls, reason)
 
+    async def leave(self) -> None:
+        """Tell the others that this process ends and holds nothing, if the store is there. Then stop `run`."""
+        self._leaving = True
+        self._wake()
+        with trio.move_on_after(2 * self._deadline):
+            await self._left.wait()
+
     async def _stay_awake(self) -> None:
         while True:
             self.ledger.awake(trio.current_time())
@@ -122,6 +131,10 @@ class Keeper:
                     await self._wanted.wait()
             self._wanted = trio.Event()
             self._asked_at = trio.current_time()
+            if self._leaving:
+                await _call(talk, ledger.leave(self._asked_at), self._deadline)
+                self._left.set()
+                await trio.sleep_forever()
             calls = ledger.collect(self._asked_at, self._config())
             first = False
             if not calls:
