@@ -57,14 +57,14 @@ class Beats:
         """Our load, as the others know it."""
         self._theirs: dict[str, int] = {}
 
-    def beat(self, now: float, config: str, *, last: bool = False) -> Beat:
+    def beat(self, now: float, config: str, *, said: bool = True, last: bool = False) -> Beat:
         terms, loads = self.terms, tuple[Load, ...]()
         if terms.share_load:
             self._told = {name: count for name, count in self._held.items() if name.startswith("provider ")}
             loads = tuple(Load(*each) for each in self._told.items())
         lease, grace = 0 if last else round(terms.lease * _MICRO), round(terms.grace * _MICRO)
         knew, heard = (self.last.store, self.last.mark) if self.last is not None else ("", "")
-        return Beat(terms.process, lease, grace, config, knew, heard, self._health.absences(now), loads)
+        return Beat(terms.process, lease, grace, config, knew, heard, said, self._health.absences(now), loads)
 
     def heard(self, reply: Beaten, now: float) -> None:
         self.last = reply

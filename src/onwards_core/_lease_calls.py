@@ -101,7 +101,7 @@ class PermitsHeld:
     contended: bool
     """Whether somebody did not get what was wanted, within the last second."""
     opens_in: int
-    """How long nobody gets any: the store has lost its data, and does not know what others hold."""
+    """How long nobody gets any: the store does not know what others hold."""
     over: int
     """By how much all together are beyond the limit: it became lower, or a process came back that was taken for dead.
     So many permits are not to be used again."""
@@ -152,6 +152,8 @@ class Beat:
     """The store that it heard last. Another one: this one does not know all permits that are lent. Empty: none."""
     heard: str = ""
     """The `mark` of the last answer that it got from there."""
+    said: bool = True
+    """Whether it has said since then which permits it holds, or did not have to."""
     absences: tuple[Absence, ...] = ()
     loads: tuple[Load, ...] = ()
     """Its own."""
@@ -170,7 +172,7 @@ class Beaten:
     opens_in: int
     """How long to hold everything back; 0: not at all."""
     permits_in: int
-    """How long nobody gets a permit: at least as long. The store has lost its data, and who is silent may hold some."""
+    """How long nobody gets a permit: at least as long. Who is silent may hold some that the store does not know of."""
     configs: int
     """How many different ones the processes have."""
     in_force: tuple[InForce, ...]

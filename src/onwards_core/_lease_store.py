@@ -20,7 +20,9 @@ A store that is away from all may come back with its data. Processes go on by th
 With each sign of life a process tells of the last answer that it got; if that becomes older than the pause for all of
 them, some may have used their share. So whoever calls first after that, nobody gets anything until all had the time to
 say what they used; whoever is silent may have used the rest of what came into the buckets meanwhile, so they are empty
-then. Whoever was out alone, while others were answered, goes on at once: that was its own affair.
+then. Permits may have been taken for free meanwhile that are held, and so nobody is given one until all that were known
+have said again what they hold, or a lease is over, after which whoever is silent is taken for dead. Whoever was out
+alone, while others were answered, goes on at once: that was its own affair.
 """
 
 from collections import Counter
@@ -66,6 +68,8 @@ class _Held:
 @attrs.define
 class _Process:
     until: int
+    said_at: int
+    """When it had said what it holds, for certain."""
     config: str
     loads: tuple[Load, ...]
 
@@ -84,8 +88,10 @@ class LeaseStore:
         self._emptied_at: int | None = None
         """Until when processes went on by themselves, which empties all buckets."""
         self._away_after: int | None = None
-        """If nobody is known to have had an answer by then, it was away from all. None: nobody ever called."""
-        self._grace = 0
+        """If nobody is known to have had an answer by then, it was away from all. None: nobody could have had one."""
+        self._grace = self._lease = 0
+        self._away_at = self._settles_at = 0
+        """When it was last found out that it was away; from when on it gives out permits then, if some stay silent."""
         self._full_at: dict[str, int] = {}
         self._permits: dict[str, dict[str, _Held]] = {}
         self._refused_at: dict[str, int] = {}
@@ -117,8 +123,9 @@ class LeaseStore:
         if now <= self._away_after:
             return
         if not alone:
+            self._away_at = now
             self._opens_at = self._emptied_at = now + self._grace
-            self._permits_at = max(self._permits_at, self._opens_at)
+            self._settles_at = now + max(self._grace, self._lease)
         self._away_after = now + silence(self._grace)
 
     def _tokens(self, call: TakeTokens, now: int) -> TokensTaken:
@@ -150,7 +157,7 @@ class LeaseStore:
         for process in [process for process, held in holders.items() if held.until <= now]:
             del holders[process]
         self._meet(call, now, knew_another=self._name is None)
-        opens_in = max(0, self._permits_at - now)
+        opens_in = max(0, max(self._permits_at, self._settles_at) - now)
         granted = stocked = 0
         mine = holders.get(call.process)
         others = sum(held.count for process, held in holders.items() if process != call.process)
@@ -167,6 +174,8 @@ class LeaseStore:
 
     def _meet(self, call: HoldPermits | Beat, now: int, *, knew_another: bool) -> None:
         self._grace = call.grace
+        if call.lease:
+            self._lease = call.lease
         if self._name is None:
             self._name, self._began = str(now), now
             self._opens_at = self._permits_at = now + call.grace
@@ -178,13 +187,19 @@ class LeaseStore:
     def _beat(self, call: Beat, now: int) -> Beaten:
         self._meet(call, now, knew_another=call.knew not in ("", self._name))
         assert self._name is not None  # since they have met
-        self._processes = {name: process for name, process in self._processes.items() if process.until > now}
+        if now >= self._settles_at:
+            self._processes = {name: process for name, process in self._processes.items() if process.until > now}
         if call.lease:
-            self._processes[call.process] = _Process(now + call.lease, call.config, call.loads)
+            said_at = now
+            if call.knew:
+                said_at = min(int(call.heard), now) if call.said and call.knew == self._name else 0
+            self._processes[call.process] = _Process(now + call.lease, said_at, call.config, call.loads)
         else:
             self._processes.pop(call.process, None)
         if not self._processes:  # Whoever comes next has nobody to wait for.
             self._away_after = None
+        if all(process.said_at >= self._away_at for process in self._processes.values()):
+            self._settles_at = min(self._settles_at, self._opens_at)
         for absence in call.absences:
             key = absence.kind, absence.identity
             self._absences[key] = max(self._absences.get(key, 0), now + absence.time)
@@ -196,7 +211,7 @@ class LeaseStore:
             len(self._processes),
             list(self._processes).index(call.process) if call.lease else 0,
             max(0, self._opens_at - now),
-            max(0, self._permits_at - now),
+            max(0, max(self._permits_at, self._settles_at) - now),
             len({process.config for process in self._processes.values()}),
             tuple(self._in_force()),
             tuple(Absence(*key, until - now) for key, until in sorted(self._absences.items())),

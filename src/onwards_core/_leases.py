@@ -74,6 +74,8 @@ class _Batch:
     at: float
     asked: list[_Asked]
     claims: list[Claim]
+    says: bool = False
+    """Whether it says which permits are held."""
 
 
 class LeasedLedger(Ledger):
@@ -112,6 +114,8 @@ class LeasedLedger(Ledger):
         """The same, for permits."""
         self._local_until = 0.0
         """The same, at the earliest."""
+        self._unsaid = False
+        """Whether the store does not know, or not any more, which permits are held."""
 
     # Deciding
 
@@ -313,9 +317,10 @@ class LeasedLedger(Ledger):
         self._due = False
         asked: list[_Asked] = []
         claims: list[Claim] = []
+        says = False
         if now >= self._next_beat:
             self._next_beat = now + self.terms.beat
-            asked.append((self._beats.beat(now, config), None))
+            asked.append((self._beats.beat(now, config, said=not self._unsaid), None))
             # There is one trip at a time, so without them the next stock could come too late.
             self._due_tokens |= self._stocked
         if self.fleet is not None and self._lost_at is None:
@@ -330,7 +335,8 @@ class LeasedLedger(Ledger):
                 self._look(now)
             asked += self._token_calls(wanted, now, open_)
             asked += self._permit_calls(wanted, now, open_)
-        self._batch = _Batch(now, asked, claims if asked else [])
+            says = self._unsaid
+        self._batch = _Batch(now, asked, claims if asked else [], says)
         if not asked:  # What they wait for has come back meanwhile, and no reply will follow.
             self._decide(claims, now)
         return [call for call, _ in asked]
@@ -412,6 +418,7 @@ class LeasedLedger(Ledger):
         """The store answered all that `collect` gave."""
         batch = self._batch
         self._trip += (now - batch.at - self._trip) / 4
+        self._unsaid = self._unsaid and not batch.says
         for (call, lent), reply in zip(batch.asked, replies, strict=True):
             match call, reply, lent:
                 case Beat(), Beaten(), None:
@@ -481,16 +488,13 @@ class LeasedLedger(Ledger):
                 if tokens.local_full_at is not None and (went_on or reply.opens_in):
                     self._owe(bucket, tokens, (before or reply).now, _micro(now - asked_at))
             self._say_permits()
-        self._hold_permits_back(reply.permits_in, now)
-
-    def _hold_permits_back(self, permits_in: int, now: float) -> None:
-        if permits_in:
-            if now >= self._permits_at:
-                self._say_permits()
-            self._permits_at = now + permits_in / _MICRO
+        if reply.permits_in and now >= self._permits_at:
+            self._say_permits()
+        self._permits_at = now + reply.permits_in / _MICRO
 
     def _say_permits(self) -> None:
         """Whoever decides does not know, or not any more, what we hold."""
+        self._unsaid = True
         self._due_permits.update(self._permits)
         for permits in self._permits.values():
             permits.renew_at = 0.0
@@ -517,7 +521,10 @@ class LeasedLedger(Ledger):
         permits.renew_at = asked_at + self.terms.beat
         if reply.granted < call.wanted:
             permits.refused_until = now + _AGAIN
-        self._hold_permits_back(reply.opens_in, now)
+        if reply.opens_in:
+            if now >= self._permits_at:
+                self._say_permits()
+            self._permits_at = now + reply.opens_in / _MICRO
         if permits.count:
             self._holding.add(call.identity)
         else:

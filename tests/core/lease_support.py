@@ -19,6 +19,7 @@ class Exchange:
     process: "Process"
     permit: Permit
     limit: Limit
+    began_at: int
     written_off: bool = False
     """The lease of its process was over for a while: whoever decides took it for dead."""
     ends_at: float = math.inf
@@ -38,6 +39,8 @@ class Process:
         self.replies: list[Reply] | None = None
         self.calls: list[Call] = []
         self.applied_at = 0
+        self.awake_at = fleet.at
+        """When it last wanted to talk to the store, and so was not stopped."""
 
     @property
     def now(self) -> float:
@@ -55,6 +58,7 @@ class Process:
         """Send a batch off."""
         assert self.asked_at is None
         self.calls = self.ledger.collect(self.now)
+        self.awake_at = self.fleet.at
         if self.calls:
             self.asked_at = self.fleet.at
         return bool(self.calls)
@@ -129,10 +133,12 @@ class Fleet:
     def pass_time(self, microseconds: int) -> None:
         self.at += microseconds
         if self.forgets():
-            for key in self.forgotten & self.leases.keys():
-                del self.leases[key]
+            self.leases.update(dict.fromkeys(self.forgotten & self.leases.keys(), self.at))
         for exchange in self.exchanges:
-            if self.leases.get((exchange.limit.identity, exchange.process.name), self.at) <= self.at:
+            process = exchange.process
+            over = self.leases.get((exchange.limit.identity, process.name), 0)
+            silent = self.at - process.awake_at >= process.ledger.terms.lease * 1e6
+            if over <= self.at and (silent or exchange.began_at <= over):
                 exchange.written_off = True
 
     def forgets(self) -> bool:
@@ -150,7 +156,7 @@ class Fleet:
 
     def granted(self, process: Process, permit: Permit, limit: Limit, at: int) -> None:
         is_forgotten = (limit.identity, process.name) in self.forgotten and self.forgets()
-        self.exchanges.append(Exchange(process, permit, limit, is_forgotten, ends_at=self.at + self.duration))
+        self.exchanges.append(Exchange(process, permit, limit, self.at, is_forgotten, self.at + self.duration))
         if limit.rate is not None:
             grants = self.grants.setdefault(limit.bucket, [])
             grants.append(at)

@@ -166,6 +166,10 @@ def test_promise_while_the_store_is_away_from_those_who_are_busy(seed, limit):
         run.pass_time(drawn.choice([0.2, 0.5, 0.7, 1.0, 1.5, 4.0]), demand=600, busy=0.5, duration=0.5)
         run.away = False
         first = list(run.stopped) or fleet.processes[-1:]
+        if drawn.random() < 0.3:  # One is silent while the others say what they hold.
+            run.stopped = {fleet.processes[0]}
+            first = fleet.processes[1:]
+            run.pass_time(drawn.choice([0.9, 1.5]), demand=600)
         if drawn.random() < 0.5:
             run.start()
             first = fleet.processes[-1:]

@@ -110,16 +110,6 @@ def test_who_comes_late_and_knew_another_store_stops_what_is_left(at, permits_in
     assert store.apply(beat("late", "another"), at + 1).permits_in == max(0, permits_in - 1)
 
 
-def test_a_store_that_was_away_opens_for_all_at_once():
-    """It has its data, and all who were out say at once what they hold."""
-    store = LeaseStore("store")
-    for at in (0, 1_000_000):
-        for process in "pq":
-            store.apply(beat(process, "store"), at)
-    told = store.apply(beat("p", "store", 9_000_000), 30_000_000)
-    assert (told.opens_in, told.permits_in) == (GRACE, GRACE)
-
-
 def test_what_is_over_is_not_told_to_another_store():
     """Others have it, which a store that has lost its data could not know."""
     talker = in_touch()

@@ -1,5 +1,6 @@
 """A store that was away from all, or from one alone, and what that means for everybody."""
 
+import attrs
 import hypothesis.strategies as st
 import pytest
 from hypothesis import given
@@ -27,10 +28,10 @@ class Told:
             for process in processes:
                 self.beat(process, at)
 
-    def beat(self, process: str, at: int, *, knew: str = "store", answered: bool = True) -> Beaten:
+    def beat(self, process: str, at: int, *, knew: str = "store", answered: bool = True, said: bool = True) -> Beaten:
         """at: milliseconds. answered: whether it gets the answer."""
         heard = self.marks.get(process)
-        call = Beat(process, LEASE, GRACE, "", knew, heard) if heard else Beat(process, LEASE, GRACE, "")
+        call = Beat(process, LEASE, GRACE, "", knew, heard, said) if heard else Beat(process, LEASE, GRACE, "")
         reply = self.store.apply(call, at * MS)
         assert isinstance(reply, Beaten)
         if answered:
@@ -59,14 +60,47 @@ def test_the_first_who_calls_finds_that_it_was_away(first, latest, away):
     at = latest + away
     if first == "permits":
         reply = told.store.apply(HoldPermits("i", 5, "p", 1, 0, 2, 0, LEASE, GRACE), at * MS)
-        assert (reply.granted, reply.opens_in) == ((0, GRACE) if away else (2, 0))
+        assert (reply.granted, reply.opens_in) == ((0, LEASE) if away else (2, 0))
     elif first == "tokens":
         assert told.store.apply(TakeTokens("b", PACE, wanted=2), at * MS).granted == (0 if away else 2)
     else:
         reply = told.beat(first, at)
-        assert (reply.opens_in, reply.permits_in) == ((GRACE, GRACE) if away else (0, 0))
+        assert (reply.opens_in, reply.permits_in) == ((GRACE, LEASE) if away else (0, 0))
     for process in ("p", "q"):
         assert told.beat(process, at + 100).opens_in == (GRACE - 100 * MS if away else 0)
+
+
+def test_nobody_is_given_a_permit_before_all_have_said_what_they_hold():
+    """That is certain of those that know that it was away. Who is new holds nothing."""
+    told = Told("p", "q")
+    told.beat(NEW, 15_000)
+    for process in ("p", "q"):
+        told.beat(process, 15_100)
+        assert told.beat(process, 15_200, said=False).permits_in == LEASE - 200 * MS
+    assert told.beat("p", 15_300).permits_in == LEASE - 300 * MS
+    assert told.beat("q", 15_400).permits_in == GRACE - 400 * MS
+    asked = HoldPermits("i", 5, "p", 1, 0, 2, 0, LEASE, GRACE)
+    for at in (16_000, 16_500):
+        told.beat("p", at)
+    assert told.store.apply(asked, 16_999 * MS).granted == 0
+    assert told.store.apply(attrs.evolve(asked, turn=2), 17_000 * MS).granted == 2
+
+
+def test_who_stays_silent_is_waited_for_until_its_lease_is_over():
+    """It may hold permits that nobody knows of; rates go on meanwhile. If it ends, or says what it holds, that is
+    that."""
+    for until, ends in ((25_000, False), (20_000, False), (20_000, True)):
+        told = Told("p", "silent")
+        for at in range(15_000, 26_000, 500):
+            if at == until and ends:
+                told.store.apply(Beat("silent", 0, GRACE, "", "store", told.marks["silent"]), at * MS)
+            elif at == until < 25_000:
+                told.beat("silent", at)
+                told.beat("silent", at)
+            beaten = told.beat("p", at)
+            assert beaten.permits_in == (max(0, 25_000 - at) * MS if at < until else 0)
+            assert beaten.opens_in == max(0, 17_000 - at) * MS
+            assert beaten.processes == (1 if at >= until and (ends or until == 25_000) else 2)
 
 
 def test_calls_that_are_not_answered_in_time_show_nothing():

@@ -126,6 +126,8 @@ class Fleet:
         """When a gateway's processes were killed."""
         self.absences: list[list[Span]] = [[] for _ in self.gateways]
         """When a gateway could not be heard by the store, since either of them was stopped."""
+        self.stops: list[list[Span]] = [[] for _ in self.gateways]
+        """Those of them that were the gateway's own."""
         self.outages: list[Span] = []
         """When the store gave nothing to anybody."""
         self.refills: list[float] = []
@@ -281,7 +283,8 @@ class Fleet:
             ends.append(first_after(self.kills[request.gateway], request.seen))
         alone = self.gateways[request.gateway].alone
         absences = [*self.absences[request.gateway], *alone]
-        ends += [dead for dead, back in _dead(absences) if request.seen < dead <= back]
+        dead = chain(_dead(absences), _dead(self.stops[request.gateway]))
+        ends += [dies for dies, back in dead if request.seen < dies <= back]
         # Who is cut off alone may have its share beside what others get.
         if any(dead <= request.seen <= back for dead, back in _dead(outside(alone, self.outages))):
             ends.append(request.seen)

@@ -73,7 +73,8 @@ class Schedule:
         gateway.signal(signal.SIGSTOP)
         await trio.sleep(seconds)
         gateway.signal(signal.SIGCONT)
-        self.fleet.absences[gateway.number].append((start, trio.current_time()))
+        for silent in (self.fleet.absences, self.fleet.stops):
+            silent[gateway.number].append((start, trio.current_time()))
 
     # The store
 

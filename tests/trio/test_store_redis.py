@@ -67,6 +67,7 @@ BEATS = st.builds(
     lease=st.sampled_from([0, 1, 500, 3_000, 10**7]),
     grace=st.sampled_from([0, 1, 1_000, 10**6]),
     config=st.sampled_from(["", "one", "two"]),
+    said=st.booleans(),
     knew=st.sampled_from(["", "another", "this"]),
     heard=st.sampled_from(["0", "last", str(2 * 10**15)]),
     absences=st.lists(

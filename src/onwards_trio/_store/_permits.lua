@@ -7,7 +7,6 @@ local CONTENDED = 1000000
 
 notice_absence(false)
 meet(grace, lease, not store.name)  -- Who asks for permits has heard a store: if this one is new, that was another one.
-local opens_in = math.max(0, store.permits_at - now)
 
 local total = tonumber(redis.call('HGET', KEYS[2], 'total') or 0)
 local function forget(name)
@@ -24,7 +23,7 @@ local last = tonumber(redis.call('HGET', KEYS[2], 'turn ' .. process) or false)
 if not last or last < turn then
     forget(process)
     local free = 0
-    if opens_in == 0 then free = math.max(0, limit - total - holds) end
+    if permits_in() == 0 then free = math.max(0, limit - total - holds) end
     granted = math.min(wanted, free)
     if granted < wanted then
         redis.call('HSET', KEYS[2], 'refused_at', digits(now))
@@ -42,4 +41,4 @@ local keep = digits(math.ceil((tonumber(last_until) - now + CONTENDED) / 1000))
 redis.call('PEXPIRE', KEYS[2], keep)
 redis.call('PEXPIRE', KEYS[3], keep)
 local contended = now - tonumber(redis.call('HGET', KEYS[2], 'refused_at') or -CONTENDED) < CONTENDED
-return {now, granted, stocked, contended and 1 or 0, opens_in, math.max(0, total - limit)}
+return {now, granted, stocked, contended and 1 or 0, permits_in(), math.max(0, total - limit)}

@@ -54,7 +54,8 @@ def _script(name: str) -> str:
 _SCRIPTS: Final = {name: _script("about") + _script(name) for name in ("tokens", "permits", "beat", "touch")}
 
 
-_BEAT_KEYS: Final = ("store", "alive", "since", "configs", "absences", "loads", "load", "rollout")
+_TOUCH_KEYS: Final = ("store", "alive", "said")
+_BEAT_KEYS: Final = (*_TOUCH_KEYS, "since", "configs", "absences", "loads", "load", "rollout")
 
 
 @attrs.frozen
@@ -197,11 +198,16 @@ class _Connection:
                 # Each part has a name of its own, since each may lose its data alone.
                 knew = call.knew.split() or [""] * len(self._tags)
                 heard = call.heard.split() or [""] * len(self._tags)
-                touches = [
-                    _Command("touch", [f"{tag}store"], [call.grace, call.lease, *known])
-                    for tag, *known in list(zip(self._tags, knew, heard, strict=True))[1:]
-                ]
-                return [self._beat(call, knew[0], heard[0]), *touches], _beaten
+                commands = []
+                for tag, *known in zip(self._tags, knew, heard, strict=True):
+                    told: list[str | int] = [call.process, call.lease, call.grace, *known, int(call.said)]
+                    if tag == self._tags[0]:
+                        keys = [f"{tag}{name}" for name in _BEAT_KEYS]
+                        commands.append(_Command("beat", keys, told + _to_tell_others(call)))
+                    else:
+                        keys = [f"{tag}{name}" for name in _TOUCH_KEYS]
+                        commands.append(_Command("touch", keys, told))
+                return commands, _beaten
 
     def _key(self, kind: str, identity: str) -> tuple[str, str]:
         """A limit's tag and key. Names of pools and keys don't go into the store."""
@@ -225,16 +231,14 @@ class _Connection:
         wish = [call.wanted, call.stock, call.lease, call.grace]
         return _Command("permits", [f"{tag}store", key, f"{key}:until"], [*account, *wish])
 
-    def _beat(self, call: Beat, knew: str, heard: str) -> _Command:
-        tag = self._tags[0]
-        keys = [f"{tag}{name}" for name in _BEAT_KEYS]
-        arguments: list[str | int] = [call.process, call.lease, call.grace, call.config]
-        arguments += [knew, heard, LISTED, len(call.absences)]
-        for absence in call.absences:
-            arguments += [f"{absence.kind} {absence.identity}", absence.time]
-        for load in call.loads:
-            arguments += [load.identity, load.count]
-        return _Command("beat", keys, arguments)
+
+def _to_tell_others(call: Beat) -> list[str | int]:
+    arguments: list[str | int] = [call.config, LISTED, len(call.absences)]
+    for absence in call.absences:
+        arguments += [f"{absence.kind} {absence.identity}", absence.time]
+    for load in call.loads:
+        arguments += [load.identity, load.count]
+    return arguments
 
 
 async def _result(waiting: Any) -> Any:

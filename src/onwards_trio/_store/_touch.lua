@@ -1,3 +1,4 @@
--- A Beat, where a part of the store is that knows nothing of processes.
-hear(false, tonumber(ARGV[1]), tonumber(ARGV[2]), ARGV[3], ARGV[4])
-return {digits(store.name), digits(now), math.max(0, store.opens_at - now), math.max(0, store.permits_at - now)}
+-- A Beat, where a part of the store is that is told of processes only that they are there.
+-- KEYS: about the store; the processes, as `hear` has them.
+hear(ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3]), ARGV[4], ARGV[5], ARGV[6])
+return {digits(store.name), digits(now), opens_in(), permits_in()}
