@@ -20,7 +20,7 @@ from messages import ALIAS, HOST, request
 from scenarios import Case, Figures, Scenario, Setting, cpu_of, delays_of, figures_of_requests, in_turns, variants_of
 
 from onwards_core import load_config
-from onwards_core._lease_calls import Beat, Load
+from onwards_core._lease_calls import Beat, Beaten, Load
 
 _RATE: Final = 500
 """Requests a second that are allowed where more are wanted."""
@@ -168,7 +168,7 @@ def _by_window(start: float, end: float, moments: Iterable[list[float]]) -> Coun
 
 
 async def signs_of_life(setting: Setting) -> list[Case]:
-    """What a store does for the sign of life that each process gives once a second: of 10, of 100, and of 1,000 of
+    """What a store does for the sign of life that each process gives twice a second: of 10, of 100, and of 1,000 of
     them, also with the load that each has at ten providers, and while half of them have another config.
 
     Misleading: 25 come together, as to a store that is busy; one that comes alone takes it longer.
@@ -191,31 +191,36 @@ async def signs_of_life(setting: Setting) -> list[Case]:
     return cases
 
 
-def _beat(number: int, providers: int, config: str) -> Callable[[], Beat]:
-    """Of one process, whose load is another one each time."""
+def _beat(number: int, providers: int, config: str) -> Callable[[str, str], Beat]:
+    """Of one process, whose load is another one each time. It is to tell what it heard last."""
     names = [f"provider {each:032x}" for each in range(providers)]
 
-    def beat() -> Beat:
+    def beat(knew: str, heard: str) -> Beat:
         loads = tuple(Load(name, random.randrange(1, 50)) for name in names)
         name = f"gateway-{number:04}-16-0123abcd"
-        return Beat(name, lease=3_600_000_000, grace=0, config=config, loads=loads)
+        return Beat(name, 3_600_000_000, 2_000_000, config, knew, heard, loads=loads)
 
     return beat
 
 
-async def _carried_out(store: Running, prefix: str, beats: list[Callable[[], Beat]], runs: int) -> list[Figures]:
+async def _carried_out(
+    store: Running, prefix: str, beats: list[Callable[[str, str], Beat]], runs: int
+) -> list[Figures]:
     from onwards_trio._store._redis import RedisStore
 
     state = {"url": f"redis://{HOST}:{store.port}", "prefix": prefix}
     config = load_config(json.dumps({"targets": {}, "state": state}).encode())
     assert config.state
     figures = []
+    knew = heard = ""
     async with RedisStore(config.state).connected() as talk:
         for run in range(runs + 1):
             calls, microseconds = scripts_run(store)
             for _ in range(max(1, 500 // len(beats))):
                 for first in range(0, len(beats), _AT_ONCE):
-                    await talk([beat() for beat in beats[first : first + _AT_ONCE]])
+                    replies = await talk([beat(knew, heard) for beat in beats[first : first + _AT_ONCE]])
+                    assert isinstance(replies[-1], Beaten)
+                    knew, heard = replies[-1].store, replies[-1].mark
             calls_now, microseconds_now = scripts_run(store)
             if run:  # In the first one, all have come.
                 figures.append({"µs/sign": (microseconds_now - microseconds) / (calls_now - calls)})
