@@ -20,9 +20,9 @@ A store that is away from all may come back with its data. Processes go on by th
 With each sign of life a process tells of the last answer that it got; if that becomes older than the pause for all of
 them, some may have used their share. So whoever calls first after that, nobody gets anything until all had the time to
 say what they used; whoever is silent may have used the rest of what came into the buckets meanwhile, so they are empty
-then. Permits may have been taken for free meanwhile that are held, and so nobody is given one until all that were known
-have said again what they hold, or a lease is over, after which whoever is silent is taken for dead. Whoever was out
-alone, while others were answered, goes on at once: that was its own affair.
+then. The permits that it was lent stay counted for a lease from then on. If it may have used those of its share too,
+which nobody does before a lease is over, nobody is given any until all that were known have said again what they hold,
+or that lease is over. Whoever was out alone, while others were answered, goes on at once: that was its own affair.
 """
 
 from collections import Counter
@@ -87,11 +87,13 @@ class LeaseStore:
         """When it was first called; from when on it gives anything, and permits, which is not earlier."""
         self._emptied_at: int | None = None
         """Until when processes went on by themselves, which empties all buckets."""
-        self._away_after: int | None = None
-        """If nobody is known to have had an answer by then, it was away from all. None: nobody could have had one."""
+        self._answered_at: int | None = None
+        """When somebody certainly had an answer. None: there is nobody."""
+        self._away_at: int | None = None
+        """When it was last found out that it was away from all."""
+        self._settles_at = 0
+        """From when on it gives out permits then, if some stay silent."""
         self._grace = self._lease = 0
-        self._away_at = self._settles_at = 0
-        """When it was last found out that it was away; from when on it gives out permits then, if some stay silent."""
         self._full_at: dict[str, int] = {}
         self._permits: dict[str, dict[str, _Held]] = {}
         self._refused_at: dict[str, int] = {}
@@ -113,20 +115,19 @@ class LeaseStore:
                 assert_never(call)
 
     def _notice_absence(self, call: Call, now: int) -> None:
-        if self._away_after is None or not self._grace:
+        if self._answered_at is None or not self._grace:
             return
-        alone = False
-        if isinstance(call, Beat):
-            alone = not self._processes.keys() - {call.process}
-            if call.knew == self._name:
-                self._away_after = max(self._away_after, min(int(call.heard), now) + silence(self._grace))
-        if now <= self._away_after:
+        if isinstance(call, Beat) and call.knew == self._name:
+            self._answered_at = max(self._answered_at, min(int(call.heard), now))
+        if now <= max(self._answered_at, self._away_at or 0) + silence(self._grace):
             return
-        if not alone:
-            self._away_at = now
-            self._opens_at = self._emptied_at = now + self._grace
+        if isinstance(call, Beat) and not self._processes.keys() - {call.process}:
+            self._answered_at = now
+            return
+        self._away_at = now
+        self._opens_at = self._emptied_at = self._settles_at = now + self._grace
+        if now - self._answered_at > self._lease // 2 + silence(self._grace):
             self._settles_at = now + max(self._grace, self._lease)
-        self._away_after = now + silence(self._grace)
 
     def _tokens(self, call: TakeTokens, now: int) -> TokensTaken:
         pace = call.pace
@@ -153,10 +154,11 @@ class LeaseStore:
         return TokensTaken(now, granted, stocked, wait)
 
     def _hold(self, call: HoldPermits, now: int) -> PermitsHeld:
-        holders = self._permits.setdefault(call.identity, {})
-        for process in [process for process, held in holders.items() if held.until <= now]:
-            del holders[process]
         self._meet(call, now, knew_another=self._name is None)
+        holders = self._permits.setdefault(call.identity, {})
+        if self._away_at is None or now >= self._away_at + self._lease:
+            for process in [process for process, held in holders.items() if held.until <= now]:
+                del holders[process]
         opens_in = max(0, max(self._permits_at, self._settles_at) - now)
         granted = stocked = 0
         mine = holders.get(call.process)
@@ -179,8 +181,8 @@ class LeaseStore:
         if self._name is None:
             self._name, self._began = str(now), now
             self._opens_at = self._permits_at = now + call.grace
-        if self._away_after is None:
-            self._away_after = now + silence(call.grace)
+        if self._answered_at is None:
+            self._answered_at = now
         if knew_another:
             self._permits_at = max(self._permits_at, self._began + call.lease)
 
@@ -197,9 +199,9 @@ class LeaseStore:
         else:
             self._processes.pop(call.process, None)
         if not self._processes:  # Whoever comes next has nobody to wait for.
-            self._away_after = None
-        if all(process.said_at >= self._away_at for process in self._processes.values()):
-            self._settles_at = min(self._settles_at, self._opens_at)
+            self._answered_at = None
+        if self._away_at is not None and all(each.said_at >= self._away_at for each in self._processes.values()):
+            self._settles_at = self._opens_at
         for absence in call.absences:
             key = absence.kind, absence.identity
             self._absences[key] = max(self._absences.get(key, 0), now + absence.time)
@@ -245,6 +247,6 @@ class LeaseStore:
         self._permits = {
             identity: holders
             for identity, holders in self._permits.items()
-            if any(held.until > now for held in holders.values())
+            if any(held.until + 2 * self._lease > now for held in holders.values())
         }
         self._refused_at = {identity: at for identity, at in self._refused_at.items() if identity in self._permits}

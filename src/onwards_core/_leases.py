@@ -292,7 +292,7 @@ class LeasedLedger(Ledger):
         if not self._can_go_on(now):
             return Refusal("service_unavailable", _AWAY_RETRY, whose)
         # Until the lease is over others hold what was lent to them, and how much that is we don't know.
-        over = self._lost_at is not None and now >= self._lost_at + self.terms.lease
+        over = self._lost_at is not None and now >= self._lost_at + self.terms.lease / _DRIFT
         if over and used < self._share.permits(permits.limit):
             return None
         return Refusal("concurrency_limit_exceeded", self._CONCURRENCY_RETRY, whose)

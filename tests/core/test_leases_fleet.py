@@ -166,10 +166,6 @@ def test_promise_while_the_store_is_away_from_those_who_are_busy(seed, limit):
         run.pass_time(drawn.choice([0.2, 0.5, 0.7, 1.0, 1.5, 4.0]), demand=600, busy=0.5, duration=0.5)
         run.away = False
         first = list(run.stopped) or fleet.processes[-1:]
-        if drawn.random() < 0.3:  # One is silent while the others say what they hold.
-            run.stopped = {fleet.processes[0]}
-            first = fleet.processes[1:]
-            run.pass_time(drawn.choice([0.9, 1.5]), demand=600)
         if drawn.random() < 0.5:
             run.start()
             first = fleet.processes[-1:]
@@ -180,6 +176,27 @@ def test_promise_while_the_store_is_away_from_those_who_are_busy(seed, limit):
                 process.request(limit)
             run.talk(process)
         run.pass_time(0.5, demand=600, busy=0.5)
+    fleet.check_rates(limit)
+    assert run.refused > 0
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("limit", [FULL, PERMITS], ids=lambda limit: limit.identity)
+def test_promise_while_one_is_silent_when_the_store_is_back(seed, limit):
+    """It can't say what it holds, of what it was lent or of its share, while the others want everything."""
+    run = Run(seed, limit, 4)
+    drawn, fleet = run.random, run.fleet
+    for _ in range(3):
+        run.pass_time(1.5, demand=600, busy=drawn.choice([0.25, 1.0]), duration=0.5)
+        run.away = True
+        run.pass_time(drawn.choice([1.2, 3.0]), demand=600, duration=0.5)
+        silent = drawn.choice(fleet.processes)
+        for _ in range(20):
+            silent.request(limit)
+        run.stopped = {silent}
+        run.away = False
+        run.pass_time(drawn.choice([0.9, 1.5, 1.9]), demand=600, duration=0.5)
+        run.stopped.clear()
     fleet.check_rates(limit)
     assert run.refused > 0
 

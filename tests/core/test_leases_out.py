@@ -11,7 +11,7 @@ from onwards_core._lease_calls import Beat, Beaten, HoldPermits, Pace, TakeToken
 from onwards_core._lease_store import LeaseStore, silence
 from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Limit, Permit, Rate, Refusal
-from tests.core.lease_support import RATE, Talker, in_touch
+from tests.core.lease_support import PERMITS, RATE, Talker, in_touch
 
 LEASE = 10_000_000
 GRACE = 2_000_000
@@ -60,47 +60,66 @@ def test_the_first_who_calls_finds_that_it_was_away(first, latest, away):
     at = latest + away
     if first == "permits":
         reply = told.store.apply(HoldPermits("i", 5, "p", 1, 0, 2, 0, LEASE, GRACE), at * MS)
-        assert (reply.granted, reply.opens_in) == ((0, LEASE) if away else (2, 0))
+        assert (reply.granted, reply.opens_in) == ((0, GRACE) if away else (2, 0))
     elif first == "tokens":
         assert told.store.apply(TakeTokens("b", PACE, wanted=2), at * MS).granted == (0 if away else 2)
     else:
         reply = told.beat(first, at)
-        assert (reply.opens_in, reply.permits_in) == ((GRACE, LEASE) if away else (0, 0))
+        assert (reply.opens_in, reply.permits_in) == ((GRACE, GRACE) if away else (0, 0))
     for process in ("p", "q"):
         assert told.beat(process, at + 100).opens_in == (GRACE - 100 * MS if away else 0)
+
+
+ASKED = HoldPermits("i", 5, "p", 1, 0, 5, 0, LEASE, GRACE)
+
+
+def test_what_a_silent_one_was_lent_stays_its_own_for_a_lease():
+    """From when the store is back, as it could not be heard before."""
+    told = Told("p", "silent")
+    told.store.apply(attrs.evolve(ASKED, process="silent", wanted=2), 10_000 * MS)
+    for at in range(15_000, 26_000, 500):
+        assert told.beat("p", at).permits_in == max(0, 17_000 - at) * MS
+        found = told.store.apply(attrs.evolve(ASKED, turn=at), at * MS)
+        assert found.granted == (0 if at < 17_000 else 3 if at < 25_000 else 5)
+
+
+@pytest.mark.parametrize(("at", "permits_in"), [(16_500, GRACE), (16_501, LEASE)])
+def test_permits_wait_where_shares_of_them_may_have_been_used(at, permits_in):
+    """Nobody uses more than it was lent before a lease is over."""
+    told = Told("p", "q")
+    assert told.beat("p", at).permits_in == permits_in
 
 
 def test_nobody_is_given_a_permit_before_all_have_said_what_they_hold():
     """That is certain of those that know that it was away. Who is new holds nothing."""
     told = Told("p", "q")
-    told.beat(NEW, 15_000)
+    told.beat(NEW, 20_000)
     for process in ("p", "q"):
-        told.beat(process, 15_100)
-        assert told.beat(process, 15_200, said=False).permits_in == LEASE - 200 * MS
-    assert told.beat("p", 15_300).permits_in == LEASE - 300 * MS
-    assert told.beat("q", 15_400).permits_in == GRACE - 400 * MS
-    asked = HoldPermits("i", 5, "p", 1, 0, 2, 0, LEASE, GRACE)
-    for at in (16_000, 16_500):
+        told.beat(process, 20_100)
+        assert told.beat(process, 20_200, said=False).permits_in == LEASE - 200 * MS
+    assert told.beat("p", 20_300).permits_in == LEASE - 300 * MS
+    assert told.beat("q", 20_400).permits_in == GRACE - 400 * MS
+    for at in (21_000, 21_500):
         told.beat("p", at)
-    assert told.store.apply(asked, 16_999 * MS).granted == 0
-    assert told.store.apply(attrs.evolve(asked, turn=2), 17_000 * MS).granted == 2
+    assert told.store.apply(ASKED, 21_999 * MS).granted == 0
+    assert told.store.apply(attrs.evolve(ASKED, turn=2), 22_000 * MS).granted == 5
 
 
 def test_who_stays_silent_is_waited_for_until_its_lease_is_over():
     """It may hold permits that nobody knows of; rates go on meanwhile. If it ends, or says what it holds, that is
     that."""
-    for until, ends in ((25_000, False), (20_000, False), (20_000, True)):
+    for until, ends in ((30_000, False), (25_000, False), (25_000, True)):
         told = Told("p", "silent")
-        for at in range(15_000, 26_000, 500):
+        for at in range(20_000, 31_000, 500):
             if at == until and ends:
                 told.store.apply(Beat("silent", 0, GRACE, "", "store", told.marks["silent"]), at * MS)
-            elif at == until < 25_000:
+            elif at == until < 30_000:
                 told.beat("silent", at)
                 told.beat("silent", at)
             beaten = told.beat("p", at)
-            assert beaten.permits_in == (max(0, 25_000 - at) * MS if at < until else 0)
-            assert beaten.opens_in == max(0, 17_000 - at) * MS
-            assert beaten.processes == (1 if at >= until and (ends or until == 25_000) else 2)
+            assert beaten.permits_in == (max(0, 30_000 - at) * MS if at < until else 0)
+            assert beaten.opens_in == max(0, 22_000 - at) * MS
+            assert beaten.processes == (1 if at >= until and (ends or until == 30_000) else 2)
 
 
 def test_calls_that_are_not_answered_in_time_show_nothing():
@@ -220,3 +239,22 @@ def test_what_was_used_while_an_answer_was_under_way_is_told():
     (owing,) = [call for call in talker.talk(3.0) if isinstance(call, TakeTokens)]
     assert (owing.owed_since, owing.owed_until) == (0, 3_000_000)
     assert owing.owed >= 3_000_000
+
+
+def test_what_is_held_was_said_when_the_store_has_answered_to_that():
+    """Not before: a trip may be lost."""
+    talker = in_touch()
+    talker.store.apply(Beat("other", LEASE, GRACE, ""), 100_000)
+    claim = talker.ledger.acquire([PERMITS], 0.2)
+    talker.talk(0.2)
+    assert isinstance(claim.outcome, Permit)
+
+    def said(now: float) -> bool:
+        (beat,) = [call for call in talker.talk(now) if isinstance(call, Beat)]
+        return beat.said
+
+    assert said(5.0)  # It does not know yet that the store was away.
+    lost(talker, 5.01)
+    assert not said(5.1)
+    assert not any(isinstance(call, Beat) for call in talker.talk(5.2))
+    assert said(5.7)

@@ -6,7 +6,7 @@ local function digits(number) return string.format('%.0f', number) end
 
 local store = {}
 local FIELDS = {
-    'name', 'opens_at', 'permits_at', 'emptied_at', 'away_after', 'away_at', 'settles_at', 'grace', 'lease'
+    'name', 'opens_at', 'permits_at', 'emptied_at', 'answered_at', 'away_at', 'settles_at', 'grace', 'lease'
 }
 for index, value in ipairs(redis.call('HMGET', KEYS[1], unpack(FIELDS))) do
     if value then store[FIELDS[index]] = tonumber(value) end
@@ -20,14 +20,19 @@ end
 local function silence() return math.floor(store.grace * 3 / 4) end
 
 local function notice_absence(alone)
-    if not store.away_after or store.grace == 0 or now <= store.away_after then return end
-    if not alone then
-        note('away_at', now)
-        note('opens_at', now + store.grace)
-        note('emptied_at', store.opens_at)
+    if not store.answered_at or store.grace == 0 then return end
+    if now <= math.max(store.answered_at, store.away_at or 0) + silence() then return end
+    if alone then
+        note('answered_at', now)
+        return
+    end
+    note('away_at', now)
+    note('opens_at', now + store.grace)
+    note('emptied_at', store.opens_at)
+    note('settles_at', store.opens_at)
+    if now - store.answered_at > math.floor((store.lease or 0) / 2) + silence() then
         note('settles_at', now + math.max(store.grace, store.lease or 0))
     end
-    note('away_after', now + silence())
 end
 
 local function meet(grace, lease, knew_another)
@@ -38,7 +43,7 @@ local function meet(grace, lease, knew_another)
         note('opens_at', now + grace)
         note('permits_at', now + grace)
     end
-    if not store.away_after then note('away_after', now + silence()) end
+    if not store.answered_at then note('answered_at', now) end
     if knew_another then note('permits_at', math.max(store.permits_at, store.name + lease)) end
     redis.call('EXPIRE', KEYS[1], 86400)
 end
@@ -51,7 +56,7 @@ local function permits_in() return math.max(0, store.permits_at - now, (store.se
 local function hear(process, lease, grace, knew, heard, said)
     local is_known = store.name and knew == digits(store.name)
     local answered = is_known and math.min(tonumber(heard), now) or 0
-    if is_known and store.away_after then note('away_after', math.max(store.away_after, answered + silence())) end
+    if store.answered_at and store.grace > 0 then note('answered_at', math.max(store.answered_at, answered)) end
     local others = redis.call('ZCARD', KEYS[2])
     if redis.call('ZSCORE', KEYS[2], process) then others = others - 1 end
     notice_absence(others == 0)
@@ -73,11 +78,11 @@ local function hear(process, lease, grace, knew, heard, said)
         redis.call('EXPIRE', KEYS[3], 86400)
     end
     if redis.call('ZCARD', KEYS[2]) == 0 then
-        redis.call('HDEL', KEYS[1], 'away_after')
-        store.away_after = nil
+        redis.call('HDEL', KEYS[1], 'answered_at')
+        store.answered_at = nil
     end
     if store.away_at and redis.call('ZCOUNT', KEYS[3], '-inf', '(' .. digits(store.away_at)) == 0 then
-        note('settles_at', math.min(store.settles_at, store.opens_at))
+        note('settles_at', store.opens_at)
     end
     return gone
 end

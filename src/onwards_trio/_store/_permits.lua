@@ -13,9 +13,11 @@ local function forget(name)
     total = total - tonumber(redis.call('HGET', KEYS[2], 'count ' .. name) or 0)
     redis.call('HDEL', KEYS[2], 'count ' .. name, 'turn ' .. name)
 end
-for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now))) do
-    forget(name)
-    redis.call('ZREM', KEYS[3], name)
+if now >= (store.away_at or 0) + store.lease then
+    for _, name in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', digits(now))) do
+        forget(name)
+        redis.call('ZREM', KEYS[3], name)
+    end
 end
 
 local granted, stocked = 0, 0
@@ -37,7 +39,8 @@ if not last or last < turn then
 end
 redis.call('HSET', KEYS[2], 'total', total)
 local last_until = redis.call('ZREVRANGE', KEYS[3], 0, 0, 'WITHSCORES')[2] or now
-local keep = digits(math.ceil((tonumber(last_until) - now + CONTENDED) / 1000))
+-- Two leases more, for when the store was away.
+local keep = digits(math.ceil((tonumber(last_until) - now + 2 * store.lease + CONTENDED) / 1000))
 redis.call('PEXPIRE', KEYS[2], keep)
 redis.call('PEXPIRE', KEYS[3], keep)
 local contended = now - tonumber(redis.call('HGET', KEYS[2], 'refused_at') or -CONTENDED) < CONTENDED
