@@ -11,7 +11,7 @@ from onwards_core._lease_calls import Beat, Beaten, HoldPermits, Pace, TakeToken
 from onwards_core._lease_store import LeaseStore, silence
 from onwards_core._leases import LeasedLedger
 from onwards_core._ledger import Limit, Permit, Rate, Refusal
-from tests.core.lease_support import PERMITS, RATE, Talker, in_touch
+from tests.core.lease_support import PERMITS, RATE, Talker, in_touch, ledger
 
 LEASE = 10_000_000
 GRACE = 2_000_000
@@ -258,3 +258,15 @@ def test_what_is_held_was_said_when_the_store_has_answered_to_that():
     assert not said(5.1)
     assert not any(isinstance(call, Beat) for call in talker.talk(5.2))
     assert said(5.7)
+
+
+def test_who_ends_gives_back_what_it_has_and_is_gone():
+    """What still runs counts until its lease is over. Who is out, or never was in touch, can tell nobody."""
+    talker = in_touch()
+    claims = [talker.ledger.acquire([PERMITS], 0.1) for _ in range(2)]
+    talker.talk(0.1)
+    claims[0].outcome.release()
+    *holds, beat = talker.ledger.leave(0.2)
+    assert [call.holds for call in holds] == [1]
+    assert (beat.lease, talker.store.apply(beat, 200_000).processes) == (0, 0)
+    assert lost(in_touch(), 1.0).ledger.leave(1.1) == ledger().leave(1.1) == []
