@@ -7,7 +7,6 @@ with `FAULT_STORE=valkey` on Valkey.
 import os
 import signal
 import sys
-import time
 from collections import Counter
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -16,7 +15,7 @@ from random import Random
 import pytest
 import trio
 
-from tests.faults.fleet import AT_ONCE, LEASE, RATES, TERMS, Fleet
+from tests.faults.fleet import AT_ONCE, LEASE, RATES, TERMS, Fleet, in_our_time
 from tests.trio.store_support import StoreServer, needs_server, store_cluster, store_server, watched_servers
 
 SECONDS = float(os.environ.get("FAULT_SECONDS", "0"))
@@ -123,7 +122,7 @@ class Schedule:
             absences.append((start, back))
         await trio.sleep(2 * TERMS.beat)  # By then everybody has tried.
         told = await trio.to_thread.run_sync(self.store.ask, "HGET", "{onwards}store", "opens_at")
-        opens = max(back, float(told) / 1e6 - time.time() + trio.current_time())
+        opens = max(back, in_our_time(float(told) / 1e6))
         self.fleet.outages.append((start, opens))
         return opens
 
