@@ -488,9 +488,15 @@ class LeasedLedger(Ledger):
                 if tokens.local_full_at is not None and (went_on or reply.opens_in):
                     self._owe(bucket, tokens, (before or reply).now, _micro(now - asked_at))
             self._say_permits()
-        if reply.permits_in and now >= self._permits_at:
+        if reply.permits_in:
+            self._hold_permits_back(reply.permits_in, now)
+        else:
+            self._permits_at = now
+
+    def _hold_permits_back(self, permits_in: int, now: float) -> None:
+        if now >= self._permits_at:
             self._say_permits()
-        self._permits_at = now + reply.permits_in / _MICRO
+        self._permits_at = now + permits_in / _MICRO
 
     def _say_permits(self) -> None:
         """Whoever decides does not know, or not any more, what we hold."""
@@ -522,9 +528,7 @@ class LeasedLedger(Ledger):
         if reply.granted < call.wanted:
             permits.refused_until = now + _AGAIN
         if reply.opens_in:
-            if now >= self._permits_at:
-                self._say_permits()
-            self._permits_at = now + reply.opens_in / _MICRO
+            self._hold_permits_back(reply.opens_in, now)
         if permits.count:
             self._holding.add(call.identity)
         else:
